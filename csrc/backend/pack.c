@@ -1,0 +1,236 @@
+/* pack.c: a batch of sequences, back to back, on host and device. */
+#include "backend/backend.h"
+#include "common/mem.h"
+
+#include <string.h>
+
+/* Offsets of the arrays inside the one block, in int32s; each starts on a 64-byte boundary. */
+typedef struct pack_offsets {
+    size_t counts, cu_seqlens, sequence_ids, ids, type_ids, positions, token_rows, word_order,
+        word_starts, total;
+} pack_offsets;
+
+static size_t place(size_t *at, size_t count) {
+    size_t here = *at;
+    *at += (count + 15) / 16 * 16;
+    return here;
+}
+
+static pack_offsets pack_layout(size_t tokens, size_t rows) {
+    pack_offsets o;
+    size_t at = 0;
+    o.counts = place(&at, SMHF_COUNT_SIZE);
+    o.cu_seqlens = place(&at, rows + 1);
+    o.sequence_ids = place(&at, rows);
+    o.ids = place(&at, tokens);
+    o.type_ids = place(&at, tokens);
+    o.positions = place(&at, tokens);
+    o.token_rows = place(&at, tokens);
+    o.word_order = place(&at, tokens);
+    o.word_starts = place(&at, tokens + 1);
+    o.total = at;
+    return o;
+}
+
+static void point_into(smhf_pack *pack, const pack_offsets *o) {
+    const int32_t *base = pack->device_block;
+    pack->counts = base + o->counts;
+    pack->cu_seqlens = base + o->cu_seqlens;
+    pack->sequence_ids = (const uint32_t *)(base + o->sequence_ids);
+    pack->ids = base + o->ids;
+    pack->type_ids = base + o->type_ids;
+    pack->positions = base + o->positions;
+    pack->token_rows = base + o->token_rows;
+    pack->word_order = base + o->word_order;
+    pack->word_starts = base + o->word_starts;
+    pack->host_cu_seqlens = pack->host_block + o->cu_seqlens;
+}
+
+/* The staging copy: page-locked where the backend can, and the device's own memory where that is
+ * host memory. */
+static smhf_status alloc_staging(smhf_pack *pack, uint32_t caps, smhf_error *err) {
+    const smhf_backend *be = pack->device->backend;
+    if ((caps & SMHF_CAP_HOST_MEMORY) != 0) {
+        pack->host_block = pack->device_block;
+        return SMHF_OK;
+    }
+    if (be->pinned_alloc != NULL && be->pinned_free != NULL) {
+        void *block = NULL;
+        SMHF_TRY(be->pinned_alloc(pack->device, &block, pack->block_size, err));
+        pack->host_block = block;
+        pack->pinned = 1;
+        return SMHF_OK;
+    }
+    pack->host_block = smhf_malloc_aligned(pack->block_size, SMHF_CACHE_LINE);
+    if (pack->host_block == NULL) {
+        return smhf_fail_nomem(err, "batch staging", pack->block_size);
+    }
+    return SMHF_OK;
+}
+
+smhf_status smhf_pack_new(smhf_device *device, int32_t token_capacity, int32_t row_capacity,
+                          smhf_pack **out, smhf_error *err) {
+    *out = NULL;
+    if (token_capacity < 0 || row_capacity < 0) {
+        return smhf_fail(err, SMHF_E_ARG, "pack of %d tokens in %d rows: expected no negative",
+                         (int)token_capacity, (int)row_capacity);
+    }
+    smhf_pack *pack = smhf_calloc(1, sizeof *pack);
+    if (pack == NULL) {
+        return smhf_fail_nomem(err, "batch", sizeof *pack);
+    }
+    pack_offsets offsets = pack_layout((size_t)token_capacity, (size_t)row_capacity);
+    smhf_device_info info;
+    device->backend->describe(device, &info);
+    pack->device = device;
+    pack->token_capacity = token_capacity;
+    pack->row_capacity = row_capacity;
+    pack->block_size = offsets.total * sizeof(int32_t);
+    smhf_status status = device->backend->alloc(device, &pack->device_block, pack->block_size, err);
+    if (status == SMHF_OK) {
+        status = alloc_staging(pack, info.caps, err);
+    }
+    if (status != SMHF_OK) {
+        smhf_pack_free(pack);
+        return status;
+    }
+    memset(pack->host_block, 0, pack->block_size);
+    point_into(pack, &offsets);
+    *out = pack;
+    return SMHF_OK;
+}
+
+void smhf_pack_free(smhf_pack *pack) {
+    if (pack == NULL) {
+        return;
+    }
+    const smhf_backend *be = pack->device->backend;
+    void *host = pack->host_block != pack->device_block ? pack->host_block : NULL;
+    be->free(pack->device, pack->device_block);
+    if (pack->pinned) {
+        be->pinned_free(pack->device, host);
+    } else {
+        smhf_free(host);
+    }
+    smhf_free(pack);
+}
+
+static smhf_status check_input(const smhf_pack *pack, const smhf_pack_input *input,
+                               smhf_error *err) {
+    if (input->rows < 0 || input->rows > pack->row_capacity) {
+        return smhf_fail(err, SMHF_E_ARG, "batch of %d rows: this workspace holds %d",
+                         (int)input->rows, (int)pack->row_capacity);
+    }
+    if (input->rows == 0) {
+        return SMHF_OK;
+    }
+    const int32_t *cu = input->cu_seqlens;
+    if (cu[0] != 0) {
+        return smhf_fail(err, SMHF_E_ARG, "cu_seqlens[0] is %d: expected 0", (int)cu[0]);
+    }
+    for (int32_t b = 0; b < input->rows; b++) {
+        if (cu[b + 1] <= cu[b]) {
+            return smhf_fail(err, SMHF_E_ARG,
+                             "row %d of the batch is empty (cu_seqlens %d then %d): expected at "
+                             "least one token",
+                             (int)b, (int)cu[b], (int)cu[b + 1]);
+        }
+    }
+    if (cu[input->rows] > pack->token_capacity) {
+        return smhf_fail(err, SMHF_E_ARG, "batch of %d tokens: this workspace holds %d",
+                         (int)cu[input->rows], (int)pack->token_capacity);
+    }
+    return SMHF_OK;
+}
+
+/* Sorts 0..n-1 by ids, equal ids in order: least-significant-digit counting sort, 11 bits a pass.
+ * `order` and `spare` hold n each. Ids are below 2^22 in any vocabulary we know; more passes run
+ * when they are not. */
+static void sort_by_id(int32_t *order, int32_t *spare, const int32_t *ids, int32_t n) {
+    uint32_t greatest = 0;
+    for (int32_t t = 0; t < n; t++) {
+        order[t] = t;
+        greatest |= (uint32_t)ids[t];
+    }
+    int32_t *from = order, *to = spare;
+    for (unsigned shift = 0; shift < 32 && (greatest >> shift) != 0; shift += 11) {
+        int32_t starts[2049] = {0};
+        for (int32_t i = 0; i < n; i++) {
+            starts[(((uint32_t)ids[i] >> shift) & 2047u) + 1]++;
+        }
+        for (int digit = 0; digit < 2048; digit++) {
+            starts[digit + 1] += starts[digit];
+        }
+        for (int32_t i = 0; i < n; i++) {
+            to[starts[((uint32_t)ids[from[i]] >> shift) & 2047u]++] = from[i];
+        }
+        int32_t *swap = from;
+        from = to;
+        to = swap;
+    }
+    if (from != order) {
+        memcpy(order, from, (size_t)n * sizeof *order);
+    }
+}
+
+/* word_order and word_starts; returns the number of distinct ids. The starts array doubles as the
+ * sort's spare space. */
+static int32_t group_words(int32_t *order, int32_t *starts, const int32_t *ids, int32_t n) {
+    sort_by_id(order, starts, ids, n);
+    int32_t words = 0;
+    for (int32_t i = 0; i < n; i++) {
+        if (i == 0 || ids[order[i]] != ids[order[i - 1]]) {
+            starts[words++] = i;
+        }
+    }
+    starts[words] = n;
+    return words;
+}
+
+smhf_status smhf_pack_fill(smhf_pack *pack, const smhf_pack_input *input, smhf_error *err) {
+    SMHF_TRY(check_input(pack, input, err));
+    pack_offsets o = pack_layout((size_t)pack->token_capacity, (size_t)pack->row_capacity);
+    int32_t *base = pack->host_block;
+    int32_t rows = input->rows;
+    int32_t tokens = rows > 0 ? input->cu_seqlens[rows] : 0;
+    int32_t longest = 0;
+    for (int32_t b = 0; b < rows; b++) {
+        int32_t begin = input->cu_seqlens[b], end = input->cu_seqlens[b + 1];
+        base[o.cu_seqlens + (size_t)b] = begin;
+        base[o.sequence_ids + (size_t)b] =
+            input->sequence_ids != NULL ? (int32_t)input->sequence_ids[b] : b;
+        longest = end - begin > longest ? end - begin : longest;
+        for (int32_t t = begin; t < end; t++) {
+            base[o.positions + (size_t)t] = t - begin;
+            base[o.token_rows + (size_t)t] = b;
+        }
+    }
+    for (int32_t b = rows; b <= pack->row_capacity; b++) {
+        base[o.cu_seqlens + (size_t)b] = tokens;
+    }
+    size_t bytes = (size_t)tokens * sizeof(int32_t);
+    if (tokens > 0) {
+        memcpy(base + o.ids, input->ids, bytes);
+        if (input->type_ids != NULL) {
+            memcpy(base + o.type_ids, input->type_ids, bytes);
+        } else {
+            memset(base + o.type_ids, 0, bytes);
+        }
+    }
+    pack->tokens = tokens;
+    pack->rows = rows;
+    pack->max_length = longest;
+    pack->has_order = input->training != 0;
+    pack->words = input->training != 0
+                      ? group_words(base + o.word_order, base + o.word_starts, input->ids, tokens)
+                      : 0;
+    base[o.counts + SMHF_COUNT_TOKENS] = tokens;
+    base[o.counts + SMHF_COUNT_ROWS] = rows;
+    base[o.counts + SMHF_COUNT_MAX_LENGTH] = longest;
+    base[o.counts + SMHF_COUNT_WORDS] = pack->words;
+    if ((void *)pack->host_block != pack->device_block) {
+        pack->device->backend->upload(pack->device, pack->device_block, pack->host_block,
+                                      pack->block_size);
+    }
+    return SMHF_OK;
+}
