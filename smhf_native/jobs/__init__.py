@@ -1,0 +1,1 @@
+"""Local training jobs: records, launch, supervision, and the script's environment."""
