@@ -40,8 +40,8 @@ static smhf_status open_regular(const char *path, int *fd, size_t *size, smhf_er
 }
 
 smhf_status smhf_file_map(const char *path, smhf_bytes_view *out, smhf_error *err) {
-    int fd;
-    size_t size;
+    int fd = -1;
+    size_t size = 0;
     *out = (smhf_bytes_view){NULL, 0};
     SMHF_TRY(open_regular(path, &fd, &size, err));
     if (size == 0) {
@@ -65,8 +65,8 @@ void smhf_file_unmap(smhf_bytes_view *view) {
 }
 
 smhf_status smhf_file_read(const char *path, smhf_buffer *out, smhf_error *err) {
-    int fd;
-    size_t size;
+    int fd = -1;
+    size_t size = 0;
     SMHF_TRY(open_regular(path, &fd, &size, err));
     smhf_status status = smhf_buffer_reserve(out, size, err);
     while (status == SMHF_OK) {
