@@ -6,8 +6,8 @@
  *     SMHF_TRY(smhf_server_add(server, &endpoint, err));       // labels and a batch callback
  *     smhf_server_set_ready(server);                           // /ping says 200
  *     ...
- *     status = smhf_server_drain(server, 25000, err);          // /ping 503, finish what is in flight
- *     smhf_server_free(server);
+ *     status = smhf_server_drain(server, 25000, err);          // /ping 503, finish what is in
+ * flight smhf_server_free(server);
  *
  * Two faces on one port: GET /ping and POST /invocations are a container's (the first endpoint, or
  * the one marked as default, answers); POST /endpoints/NAME/invocations is the service's, which
@@ -41,27 +41,29 @@ typedef struct smhf_server smhf_server;
 #define SMHF_SERVER_MAX_MESSAGE 6553500
 
 typedef struct smhf_server_options {
-    const char *host;           /* numeric address or "localhost"; default 127.0.0.1 */
-    int port;                   /* 0: any free port, see smhf_server_port */
-    int backlog;                /* of the listening socket */
-    int max_connections;        /* more are not accepted until one ends */
-    size_t max_header_bytes;    /* request line and headers; more gets 431 */
-    size_t max_request_bytes;   /* body; more gets 413 */
-    size_t max_response_bytes;  /* a longer answer becomes an error */
-    size_t max_memory_bytes;    /* bodies held at once, over all connections; past it 503 */
-    int max_queue;              /* requests waiting per endpoint; past it 503 with Retry-After */
-    int retry_after_s;          /* the value of that header */
-    int deadline_ms;            /* from request to answer; past it 503 */
-    int idle_timeout_s;         /* a connection without traffic is closed */
-    int max_batch_rows;         /* per callback */
-    size_t max_batch_tokens;    /* per callback, estimated: see smhf_server_endpoint */
-    size_t max_batch_bytes;     /* of text, per callback; one longer row still goes alone */
-    size_t max_request_rows;    /* rows of one request; more gets 400 */
+    const char *host;          /* numeric address or "localhost"; default 127.0.0.1 */
+    int port;                  /* 0: any free port, see smhf_server_port */
+    int backlog;               /* of the listening socket */
+    int max_connections;       /* more are not accepted until one ends */
+    size_t max_header_bytes;   /* request line and headers; more gets 431 */
+    size_t max_request_bytes;  /* body; more gets 413 */
+    size_t max_response_bytes; /* a longer answer becomes an error */
+    size_t max_memory_bytes;   /* bodies held at once, over all connections; past it 503 */
+    int max_queue;             /* requests waiting per endpoint; past it 503 with Retry-After */
+    int retry_after_s;         /* the value of that header */
+    int deadline_ms;           /* from request to answer; past it 503 */
+    int idle_timeout_s;        /* a connection without traffic is closed */
+    int max_batch_rows;        /* per callback */
+    size_t max_batch_tokens;   /* per callback, estimated: see smhf_server_endpoint */
+    size_t max_batch_bytes;    /* of text, per callback; one longer row still goes alone */
+    size_t max_request_rows;   /* rows of one request; more gets 400 */
 } smhf_server_options;
 
-#define SMHF_SERVER_OPTIONS_DEFAULTS                                                          \
-    {"127.0.0.1", 0,  1024, 1000, 32768, SMHF_SERVER_MAX_MESSAGE, SMHF_SERVER_MAX_MESSAGE,    \
-     (size_t)256 << 20, 100, 1, 60000, 75, 64, 16384, (size_t)1 << 20, 131072}
+#define SMHF_SERVER_OPTIONS_DEFAULTS                                                               \
+    {                                                                                              \
+        "127.0.0.1", 0, 1024, 1000, 32768, SMHF_SERVER_MAX_MESSAGE, SMHF_SERVER_MAX_MESSAGE,       \
+            (size_t)256 << 20, 100, 1, 60000, 75, 64, 16384, (size_t)1 << 20, 131072               \
+    }
 
 typedef enum smhf_server_truncation {
     SMHF_SERVER_TRUNCATE_DEFAULT, /* nothing was asked: cut and count */
@@ -89,8 +91,8 @@ typedef struct smhf_server_row {
 
 /* What the callback says about one row. Zeroed before the call, `scores` apart. */
 typedef struct smhf_server_result {
-    float *scores;  /* room for label_count values, to be filled */
-    int truncated;  /* 1: the text was cut */
+    float *scores;    /* room for label_count values, to be filled */
+    int truncated;    /* 1: the text was cut */
     smhf_error error; /* code SMHF_OK, or why this row alone has no scores */
 } smhf_server_result;
 
@@ -120,31 +122,31 @@ typedef smhf_status (*smhf_server_whole)(void *context, const smhf_server_call *
                                          smhf_server_reply *reply, smhf_error *err);
 
 typedef struct smhf_server_endpoint {
-    const char *name;            /* 1-63 letters, digits and inner hyphens */
-    const char *const *labels;   /* label_count names (UTF-8); NULL with `whole` */
+    const char *name;          /* 1-63 letters, digits and inner hyphens */
+    const char *const *labels; /* label_count names (UTF-8); NULL with `whole` */
     size_t label_count;
-    smhf_server_batch batch;     /* exactly one of batch and whole */
+    smhf_server_batch batch; /* exactly one of batch and whole */
     smhf_server_whole whole;
     void *context;
     void (*release)(void *context); /* called once when the endpoint is gone; may be NULL */
-    int workers;                 /* threads that call back at once; 0: 1 */
-    size_t max_row_tokens;       /* estimate of a row: min(2 + bytes / 4, this); 0: 512 */
-    int is_default;              /* answers POST /invocations */
+    int workers;                    /* threads that call back at once; 0: 1 */
+    size_t max_row_tokens;          /* estimate of a row: min(2 + bytes / 4, this); 0: 512 */
+    int is_default;                 /* answers POST /invocations */
 } smhf_server_endpoint;
 
 typedef struct smhf_server_stats {
-    uint64_t connections;  /* accepted so far */
-    uint64_t requests;     /* invocations answered or dropped so far */
-    uint64_t rows;         /* rows of batches handed to callbacks */
-    uint64_t batches;      /* calls of batch callbacks; splits after a failure are not counted */
-    uint64_t largest_batch;/* rows */
+    uint64_t connections;    /* accepted so far */
+    uint64_t requests;       /* invocations answered or dropped so far */
+    uint64_t rows;           /* rows of batches handed to callbacks */
+    uint64_t batches;        /* calls of batch callbacks; splits after a failure are not counted */
+    uint64_t largest_batch;  /* rows */
     uint64_t shared_batches; /* batches that held rows of more than one request */
-    uint64_t truncated;    /* rows */
+    uint64_t truncated;      /* rows */
     uint64_t answered_2xx, answered_4xx, answered_5xx; /* invocations */
-    uint64_t refused_full; /* 503: queue or memory full */
-    uint64_t refused_size; /* 413 */
-    uint64_t expired;      /* 503: past the deadline */
-    uint64_t gone;         /* dropped: the client had reset its connection, or left a full queue */
+    uint64_t refused_full;                             /* 503: queue or memory full */
+    uint64_t refused_size;                             /* 413 */
+    uint64_t expired;                                  /* 503: past the deadline */
+    uint64_t gone;         /* dropped: the client had left before its rows were computed */
     uint64_t slow;         /* dropped: the body did not arrive within the deadline */
     uint64_t queued;       /* waiting now */
     uint64_t in_flight;    /* requests begun and not yet sent, now */

@@ -14,7 +14,8 @@
 
 #include <pthread.h>
 
-/* --- wire.c: bytes to rows, scores to bytes ---------------------------------------------------- */
+/* --- wire.c: bytes to rows, scores to bytes ----------------------------------------------------
+ */
 
 typedef enum smhf_wire_shape {
     SMHF_WIRE_TEXT, /* "inputs" is one string: the answer is a list all the same */
@@ -61,16 +62,14 @@ smhf_status smhf_wire_model_error(smhf_buffer *out, int http_status, const char 
 smhf_status smhf_wire_service_error(smhf_buffer *out, const char *code, const char *message,
                                     smhf_error *err) SMHF_MUST_USE;
 
-/* --- requests and lanes -------------------------------------------------------------------------- */
+/* --- requests and lanes --------------------------------------------------------------------------
+ */
 
 typedef enum smhf_request_state {
     SMHF_REQUEST_READING,  /* owned by the listener */
     SMHF_REQUEST_PENDING,  /* queued or in a batch: whoever claims it answers */
     SMHF_REQUEST_ANSWERED, /* claimed; the answer is being written or sent */
 } smhf_request_state;
-
-typedef enum smhf_client_state { SMHF_CLIENT_ALIVE, SMHF_CLIENT_HALF, SMHF_CLIENT_GONE }
-    smhf_client_state;
 
 #define SMHF_ENDPOINT_NAME_SIZE 64
 
@@ -91,7 +90,7 @@ struct smhf_server_request {
     smhf_server *server;
     void *connection; /* of the HTTP library; listener.c only */
     int fd;
-    int service_face; /* came by /endpoints/NAME/invocations */
+    int service_face;                       /* came by /endpoints/NAME/invocations */
     char endpoint[SMHF_ENDPOINT_NAME_SIZE]; /* "" : the default one */
     char content_type[128];
     char accept[256];
@@ -100,15 +99,15 @@ struct smhf_server_request {
     int64_t deadline_ms; /* monotonic */
 
     /* while reading */
-    int refusal;         /* HTTP status decided before the body was in; 0: none */
-    uint64_t discarded;  /* bytes of a refused body */
+    int refusal;        /* HTTP status decided before the body was in; 0: none */
+    uint64_t discarded; /* bytes of a refused body */
     smhf_buffer body;
-    size_t charged;      /* bytes counted in server->memory */
+    size_t charged; /* bytes counted in server->memory */
 
     /* below the server's lock */
     smhf_request_state state;
     int references;
-    smhf_request_links queue;   /* in a lane's live or late list */
+    smhf_request_links queue;   /* in its lane's queue */
     smhf_request_links pending; /* in the server's list, oldest first */
     smhf_server_lane *lane;     /* while pending */
 
@@ -121,9 +120,9 @@ struct smhf_server_request {
 
     /* the answer; written by the claimant, read by the listener after resume */
     int http_status;
-    const char *error_type;   /* service face: value of x-amzn-errortype, else NULL */
+    const char *error_type; /* service face: value of x-amzn-errortype, else NULL */
     char answer_type[128];
-    int retry_after_s;        /* 0: no header */
+    int retry_after_s; /* 0: no header */
     smhf_buffer answer;
 };
 
@@ -133,9 +132,8 @@ struct smhf_server_lane {
     smhf_server_endpoint endpoint; /* name and labels are ours */
     char name[SMHF_ENDPOINT_NAME_SIZE];
     char **labels;
-    smhf_request_list live; /* clients that can still read and write */
-    smhf_request_list late; /* clients that closed their sending side: served when nobody waits */
-    int closing;            /* no new requests; workers end when the lists are empty */
+    smhf_request_list queue;
+    int closing; /* no new requests; workers end when the lists are empty */
     pthread_cond_t wake;
     pthread_t *workers;
     int worker_count;
@@ -191,6 +189,7 @@ smhf_status smhf_listener_open(smhf_server *server, smhf_error *err) SMHF_MUST_U
 void smhf_listener_close(smhf_server *server);
 /* Lets a suspended connection send its answer. Any thread, lock not held. */
 void smhf_listener_resume(smhf_server_request *request);
-smhf_client_state smhf_listener_client(const smhf_server_request *request);
+/* 1 when the client of a suspended request closed its side or was reset. */
+int smhf_listener_gone(const smhf_server_request *request);
 
 #endif

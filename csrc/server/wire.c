@@ -9,6 +9,7 @@
 #include "server/server_room.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -26,7 +27,8 @@ void smhf_wire_call_deinit(smhf_wire_call *call) {
     *call = (smhf_wire_call){0};
 }
 
-/* --- media types ---------------------------------------------------------------------------------- */
+/* --- media types
+ * ---------------------------------------------------------------------------------- */
 
 const char *smhf_wire_mime(smhf_wire_format format) {
     return (format == SMHF_WIRE_CSV) ? "text/csv" : "application/json";
@@ -81,7 +83,8 @@ smhf_status smhf_wire_accept(const char *header, smhf_wire_format *out, smhf_err
                      header);
 }
 
-/* --- rows ----------------------------------------------------------------------------------------- */
+/* --- rows
+ * ----------------------------------------------------------------------------------------- */
 
 static smhf_status add_row(smhf_wire_call *call, size_t max_rows, smhf_server_row **out,
                            smhf_error *err) {
@@ -172,8 +175,8 @@ static smhf_status read_pair(json_decoder *json, const char *what, smhf_server_r
                                 event.offset);
         }
         row = &json->call->rows[index];
-        SMHF_TRY(keep_text(json->call, json->body, event.text, is_pair ? &row->pair : &row->text,
-                           err));
+        SMHF_TRY(
+            keep_text(json->call, json->body, event.text, is_pair ? &row->pair : &row->text, err));
     }
     if (json->call->rows[index].text.data == NULL) {
         return smhf_fail(err, SMHF_E_PARSE, "%s: the key \"text\" is missing", what);
@@ -221,7 +224,8 @@ static smhf_status read_inputs(json_decoder *json, smhf_error *err) {
     }
 }
 
-/* --- parameters ----------------------------------------------------------------------------------- */
+/* --- parameters
+ * ----------------------------------------------------------------------------------- */
 
 typedef struct parameters {
     smhf_server_truncation truncation;
@@ -385,7 +389,8 @@ static smhf_status read_parameters(json_decoder *json, parameters *out, smhf_err
     }
 }
 
-/* --- JSON body ------------------------------------------------------------------------------------ */
+/* --- JSON body
+ * ------------------------------------------------------------------------------------ */
 
 /* Keys beside "inputs" and "parameters": of use only when the body itself is the input. */
 typedef struct bare_input {
@@ -416,10 +421,9 @@ static smhf_status read_bare_key(json_decoder *json, const smhf_json_event *key,
     if (event.kind == SMHF_JSON_NULL && is_pair) {
         return SMHF_OK;
     }
-    return smhf_fail_at(err, SMHF_E_PARSE, event.offset,
-                        "%s: expected a string, found %s at byte %zu",
-                        is_pair ? "text_pair" : "text", smhf_json_kind_name(event.kind),
-                        event.offset);
+    return smhf_fail_at(
+        err, SMHF_E_PARSE, event.offset, "%s: expected a string, found %s at byte %zu",
+        is_pair ? "text_pair" : "text", smhf_json_kind_name(event.kind), event.offset);
 }
 
 /* The body without "inputs" is the input itself, as the container has it. */
@@ -479,7 +483,8 @@ static smhf_status decode_json_body(json_decoder *json, smhf_error *err) {
     return SMHF_OK;
 }
 
-/* --- CSV body (RFC 4180; read as Python's csv.DictReader does) ------------------------------------- */
+/* --- CSV body (RFC 4180; read as Python's csv.DictReader does)
+ * ------------------------------------- */
 
 typedef struct csv_cursor {
     smhf_bytes_view input;
@@ -612,7 +617,8 @@ smhf_status smhf_wire_decode(smhf_wire_call *call, smhf_wire_format format, smhf
     return status;
 }
 
-/* --- answers -------------------------------------------------------------------------------------- */
+/* --- answers
+ * -------------------------------------------------------------------------------------- */
 
 typedef struct ranked {
     float score;
@@ -677,8 +683,8 @@ static smhf_status encode_json_body(const smhf_wire_call *call, const char *cons
                                     smhf_buffer *out, smhf_error *err) {
     int lists = call->has_top_k || call->return_all;
     /* One text with top_k is a flat list, as in the pipeline; with return_all_scores it is not. */
-    int outer = call->shape == SMHF_WIRE_LIST ||
-                (call->shape == SMHF_WIRE_TEXT && !call->has_top_k);
+    int outer =
+        call->shape == SMHF_WIRE_LIST || (call->shape == SMHF_WIRE_TEXT && !call->has_top_k);
     smhf_json_writer json;
     smhf_json_writer_init(&json, out);
     if (outer) {
@@ -688,8 +694,8 @@ static smhf_status encode_json_body(const smhf_wire_call *call, const char *cons
         if (lists) {
             SMHF_TRY(smhf_json_write_begin(&json, '[', err));
         }
-        SMHF_TRY(write_row(call, &json, labels, label_count, scores + row * label_count, order,
-                           err));
+        SMHF_TRY(
+            write_row(call, &json, labels, label_count, scores + row * label_count, order, err));
         if (lists) {
             SMHF_TRY(smhf_json_write_end(&json, ']', err));
         }
@@ -730,7 +736,7 @@ static smhf_status encode_csv_body(const smhf_wire_call *call, const char *const
             }
             qsort(order, label_count, sizeof *order, compare_ranked);
             count = (call->top_k > 0 && (uint64_t)call->top_k < label_count) ? (size_t)call->top_k
-                                                                              : label_count;
+                                                                             : label_count;
         } else {
             size_t best = best_label(mine, label_count);
             order[0] = (ranked){mine[best], (uint32_t)best};
@@ -761,20 +767,36 @@ smhf_status smhf_wire_encode(const smhf_wire_call *call, smhf_wire_format format
     if (order == NULL) {
         return smhf_fail_nomem(err, "ranking of labels", label_count * sizeof *order);
     }
-    smhf_status status =
-        (format == SMHF_WIRE_CSV)
-            ? encode_csv_body(call, labels, label_count, scores, order, out, err)
-            : encode_json_body(call, labels, label_count, scores, order, out, err);
+    smhf_status status = (format == SMHF_WIRE_CSV)
+                             ? encode_csv_body(call, labels, label_count, scores, order, out, err)
+                             : encode_json_body(call, labels, label_count, scores, order, out, err);
     smhf_free(order);
     return status;
 }
 
-/* --- errors --------------------------------------------------------------------------------------- */
+/* --- errors
+ * --------------------------------------------------------------------------------------- */
 
-static smhf_status write_pair(smhf_json_writer *json, const char *key, smhf_bytes_view value,
-                              smhf_error *err) {
+/* A member whose value may quote a client's bytes: what is not UTF-8 becomes '?'. */
+static smhf_status write_member(smhf_json_writer *json, const char *key, smhf_bytes_view value,
+                                smhf_error *err) {
     SMHF_TRY(smhf_json_write_key(json, key, err));
-    return smhf_json_write_string(json, value, err);
+    size_t fault = smhf_utf8_validate(value.data, value.size);
+    if (fault >= value.size) {
+        return smhf_json_write_string(json, value, err);
+    }
+    uint8_t *copy = smhf_malloc(value.size);
+    if (copy == NULL) {
+        return smhf_fail_nomem(err, "error body", value.size);
+    }
+    memcpy(copy, value.data, value.size);
+    while (fault < value.size) {
+        copy[fault++] = '?';
+        fault += smhf_utf8_validate(copy + fault, value.size - fault);
+    }
+    smhf_status status = smhf_json_write_string(json, (smhf_bytes_view){copy, value.size}, err);
+    smhf_free(copy);
+    return status;
 }
 
 smhf_status smhf_wire_error(smhf_buffer *out, int http_status, const char *type,
@@ -784,8 +806,8 @@ smhf_status smhf_wire_error(smhf_buffer *out, int http_status, const char *type,
     SMHF_TRY(smhf_json_write_begin(&json, '{', err));
     SMHF_TRY(smhf_json_write_key(&json, "code", err));
     SMHF_TRY(smhf_json_write_int64(&json, http_status, err));
-    SMHF_TRY(write_pair(&json, "type", smhf_bytes_from_string(type), err));
-    SMHF_TRY(write_pair(&json, "message", smhf_bytes_from_string(message), err));
+    SMHF_TRY(write_member(&json, "type", smhf_bytes_from_string(type), err));
+    SMHF_TRY(write_member(&json, "message", smhf_bytes_from_string(message), err));
     return smhf_json_write_end(&json, '}', err);
 }
 
@@ -794,57 +816,43 @@ smhf_status smhf_wire_service_error(smhf_buffer *out, const char *code, const ch
     smhf_json_writer json;
     smhf_json_writer_init(&json, out);
     SMHF_TRY(smhf_json_write_begin(&json, '{', err));
-    SMHF_TRY(write_pair(&json, "Code", smhf_bytes_from_string(code), err));
-    SMHF_TRY(write_pair(&json, "Message", smhf_bytes_from_string(message), err));
+    SMHF_TRY(write_member(&json, "Code", smhf_bytes_from_string(code), err));
+    SMHF_TRY(write_member(&json, "Message", smhf_bytes_from_string(message), err));
     return smhf_json_write_end(&json, '}', err);
+}
+
+static smhf_status model_message(smhf_buffer *message, int http_status, const char *endpoint,
+                                 smhf_bytes_view original, smhf_error *err) {
+    SMHF_TRY(smhf_buffer_append_format(
+        message, err, "Received %s error (%d) from endpoint %s with message \"",
+        http_status >= 500 ? "server" : "client", http_status, endpoint));
+    SMHF_TRY(smhf_buffer_append(message, original.data, original.size, err));
+    return smhf_buffer_append_byte(message, '"', err);
+}
+
+static smhf_status model_error(smhf_json_writer *json, int http_status, smhf_bytes_view message,
+                               smhf_bytes_view original, smhf_error *err) {
+    const char *code = http_status >= 500 ? "SERVER_ERROR_FROM_MODEL" : "CLIENT_ERROR_FROM_MODEL";
+    SMHF_TRY(smhf_json_write_begin(json, '{', err));
+    SMHF_TRY(write_member(json, "ErrorCode", smhf_bytes_from_string(code), err));
+    SMHF_TRY(write_member(json, "LogStreamArn", smhf_bytes_from_string(""), err));
+    SMHF_TRY(write_member(json, "Message", message, err));
+    SMHF_TRY(write_member(json, "OriginalMessage", original, err));
+    SMHF_TRY(smhf_json_write_key(json, "OriginalStatusCode", err));
+    SMHF_TRY(smhf_json_write_int64(json, http_status, err));
+    return smhf_json_write_end(json, '}', err);
 }
 
 smhf_status smhf_wire_model_error(smhf_buffer *out, int http_status, const char *endpoint,
                                   smhf_bytes_view original, smhf_error *err) {
-    const char *side = http_status >= 500 ? "server" : "client";
     smhf_buffer message;
-    smhf_buffer_init(&message, original.size + 1024);
-    smhf_status status = smhf_buffer_append_format(
-        &message, err, "Received %s error (%d) from endpoint %s with message \"", side, http_status,
-        endpoint);
-    if (status == SMHF_OK) {
-        status = smhf_buffer_append(&message, original.data, original.size, err);
-    }
-    if (status == SMHF_OK) {
-        status = smhf_buffer_append_byte(&message, '"', err);
-    }
-    if (status != SMHF_OK) {
-        goto done;
-    }
     smhf_json_writer json;
+    smhf_buffer_init(&message, 0);
     smhf_json_writer_init(&json, out);
-    status = smhf_json_write_begin(&json, '{', err);
+    smhf_status status = model_message(&message, http_status, endpoint, original, err);
     if (status == SMHF_OK) {
-        status = write_pair(&json, "ErrorCode",
-                            smhf_bytes_from_string(http_status >= 500 ? "SERVER_ERROR_FROM_MODEL"
-                                                                      : "CLIENT_ERROR_FROM_MODEL"),
-                            err);
+        status = model_error(&json, http_status, smhf_buffer_view(&message), original, err);
     }
-    if (status == SMHF_OK) {
-        status = write_pair(&json, "LogStreamArn", smhf_bytes_from_string(""), err);
-    }
-    if (status == SMHF_OK) {
-        status = write_pair(&json, "Message", smhf_buffer_view(&message), err);
-    }
-    if (status == SMHF_OK) {
-        status = write_pair(&json, "OriginalMessage", original, err);
-    }
-    if (status == SMHF_OK) {
-        status = smhf_json_write_key(&json, "OriginalStatusCode", err);
-    }
-    if (status == SMHF_OK) {
-        status = smhf_json_write_int64(&json, http_status, err);
-    }
-    if (status == SMHF_OK) {
-        status = smhf_json_write_end(&json, '}', err);
-    }
-
-done:
     smhf_buffer_deinit(&message);
     return status;
 }
