@@ -1,0 +1,54 @@
+/* config.h: a checkpoint's config.json as numbers, validated once.
+ *
+ *     smhf_config config;
+ *     SMHF_TRY(smhf_config_parse(&config, view, 0, err));     // 0 labels: as the file says
+ *     ... config.channels, config.layers, config.labels[2] ...
+ *     smhf_config_deinit(&config);
+ *
+ * DistilBERT and BERT encoders under the key names of `transformers`. What the engine does not
+ * compute (relative positions, decoders, other activations, several labels at once) is refused by
+ * the name of its key: a model that loads is a model that is computed as it was trained.
+ * Threads: immutable after parse. Ownership: strings live in the config's own arena.
+ */
+#ifndef SMHF_MODEL_CONFIG_H
+#define SMHF_MODEL_CONFIG_H
+
+#include "common/arena.h"
+#include "common/bytes.h"
+
+typedef enum smhf_architecture {
+    SMHF_DISTILBERT,
+    SMHF_BERT,
+} smhf_architecture;
+
+typedef struct smhf_config {
+    smhf_architecture architecture;
+    int vocab;       /* V */
+    int positions;   /* P: longest sequence */
+    int types;       /* token types; 0: the architecture has none */
+    int channels;    /* C */
+    int heads;       /* H; D = C / H */
+    int layers;      /* L */
+    int feedforward; /* F */
+    int num_labels;
+    int pad_id; /* row of the word embedding that is zero and takes no gradient; -1: none */
+    float layernorm_eps;
+    float initializer_range;
+    float embedding_dropout;  /* after the embedding LayerNorm */
+    float attention_dropout;  /* on attention probabilities */
+    float projection_dropout; /* after the attention output projection: BERT only, else 0 */
+    float ffn_dropout;        /* after the second feed-forward matrix */
+    float head_dropout;       /* before the classifier */
+    const char **labels;      /* [num_labels] id -> name */
+    smhf_arena arena;
+} smhf_config;
+
+/* Fills *config from the text of config.json. `num_labels` > 0 overrides the file: when its
+ * id2label has another size the names become LABEL_0, LABEL_1, ... as in transformers.
+ * SMHF_E_PARSE with offset for bad JSON and wrong types, SMHF_E_ARG for values out of range,
+ * SMHF_E_UNSUPPORTED naming the key for what is not computed. Deinit also after failure. */
+smhf_status smhf_config_parse(smhf_config *config, smhf_bytes_view json, int num_labels,
+                              smhf_error *err) SMHF_MUST_USE;
+void smhf_config_deinit(smhf_config *config);
+
+#endif
