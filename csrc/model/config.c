@@ -223,7 +223,7 @@ static smhf_status read_distilbert(smhf_config *config, field *fields, smhf_erro
     config->types = 0;
     config->layernorm_eps = 1e-12f;
     config->projection_dropout = 0.0f;
-    SMHF_TRY(take_int(fields, "dim", 1, 1 << 15, 768, &config->channels, err));
+    SMHF_TRY(take_int(fields, "dim", 1, 1 << 15, 768, &config->hidden, err));
     SMHF_TRY(take_int(fields, "n_heads", 1, 1 << 10, 12, &config->heads, err));
     SMHF_TRY(take_int(fields, "n_layers", 1, 256, 6, &config->layers, err));
     SMHF_TRY(take_int(fields, "hidden_dim", 1, 1 << 17, 3072, &config->feedforward, err));
@@ -237,7 +237,7 @@ static smhf_status read_distilbert(smhf_config *config, field *fields, smhf_erro
 
 static smhf_status read_bert(smhf_config *config, field *fields, smhf_error *err) {
     config->architecture = SMHF_BERT;
-    SMHF_TRY(take_int(fields, "hidden_size", 1, 1 << 15, 768, &config->channels, err));
+    SMHF_TRY(take_int(fields, "hidden_size", 1, 1 << 15, 768, &config->hidden, err));
     SMHF_TRY(take_int(fields, "num_attention_heads", 1, 1 << 10, 12, &config->heads, err));
     SMHF_TRY(take_int(fields, "num_hidden_layers", 1, 256, 12, &config->layers, err));
     SMHF_TRY(take_int(fields, "intermediate_size", 1, 1 << 17, 3072, &config->feedforward, err));
@@ -269,10 +269,10 @@ static smhf_status read_common(smhf_config *config, field *fields, smhf_error *e
     SMHF_TRY(require_text(fields, "problem_type", "single_label_classification", err));
     SMHF_TRY(require_off(fields, "pruned_heads", err));
     SMHF_TRY(require_off(fields, "quantization_config", err));
-    if (config->channels % config->heads != 0) {
+    if (config->hidden % config->heads != 0) {
         return smhf_fail(err, SMHF_E_ARG,
-                         "config.json: %d channels do not divide into %d attention heads",
-                         config->channels, config->heads);
+                         "config.json: %d hidden features do not divide into %d attention heads",
+                         config->hidden, config->heads);
     }
     return SMHF_OK;
 }

@@ -2,7 +2,7 @@
  *
  *     smhf_config config;
  *     SMHF_TRY(smhf_config_parse(&config, view, 0, err));     // 0 labels: as the file says
- *     ... config.channels, config.layers, config.labels[2] ...
+ *     ... config.hidden, config.layers, config.labels[2] ...
  *     smhf_config_deinit(&config);
  *
  * DistilBERT and BERT encoders under the key names of `transformers`. What the engine does not
@@ -26,8 +26,8 @@ typedef struct smhf_config {
     int vocab;       /* V */
     int positions;   /* P: longest sequence */
     int types;       /* token types; 0: the architecture has none */
-    int channels;    /* C */
-    int heads;       /* H; D = C / H */
+    int hidden;      /* H: hidden size */
+    int heads;       /* A; D = H / A */
     int layers;      /* L */
     int feedforward; /* F */
     int num_labels;

@@ -1,0 +1,139 @@
+/* plan.c: one bump over a block; the order of the lines below is the order in memory. */
+#include "model/plan.h"
+
+#include <stdint.h>
+
+#define ALIGN 256
+
+typedef struct cursor {
+    uintptr_t base; /* 0 while only counting */
+    size_t at;
+    int overflow;
+} cursor;
+
+static smhf_tensor take(cursor *c, int32_t rows, int32_t cols, smhf_dtype dtype) {
+    size_t bytes = 0, end = 0;
+    if (__builtin_mul_overflow((size_t)rows, (size_t)cols * smhf_dtype_size(dtype), &bytes) ||
+        __builtin_add_overflow(c->at, bytes, &end) || end > SIZE_MAX - ALIGN) {
+        c->overflow = 1;
+        return SMHF_TENSOR_NONE;
+    }
+    const smhf_tensor tensor = smhf_tensor_of((void *)(c->base + c->at), rows, cols, dtype);
+    c->at = (end + ALIGN - 1) / ALIGN * ALIGN;
+    return tensor;
+}
+
+/* The same memory seen with other sizes (a smaller or equal number of bytes). */
+static smhf_tensor reuse(smhf_tensor tensor, int32_t rows, int32_t cols) {
+    return smhf_tensor_of(tensor.data, rows, cols, tensor.dtype);
+}
+
+/* q, k and v as columns: of one [T, 3H] tensor, or k and v of a [T, 2H] one beside a given q. */
+static void split(smhf_layer_activations *a, int last, int32_t H) {
+    if (last) {
+        a->k = smhf_tensor_cols(a->kv, 0, H);
+        a->v = smhf_tensor_cols(a->kv, H, H);
+        return;
+    }
+    a->q = smhf_tensor_cols(a->kv, 0, H);
+    a->k = smhf_tensor_cols(a->kv, H, H);
+    a->v = smhf_tensor_cols(a->kv, 2 * H, H);
+}
+
+/* Four buffers A, B, C, G serve all layers: x and out lie in A, context and hidden in B, both
+ * branch outputs in C, and q|k|v and the feed-forward activations in G. */
+static void plan_inference(smhf_plan *plan, cursor *c) {
+    const smhf_config *config = plan->shape.config;
+    const int32_t T = plan->shape.tokens, B = plan->shape.rows, H = config->hidden,
+                  F = config->feedforward, L = config->layers;
+    const smhf_dtype dtype = plan->shape.dtype;
+    const smhf_tensor buffer_a = take(c, T, H, dtype);
+    const smhf_tensor buffer_b = take(c, T, H, dtype);
+    const smhf_tensor buffer_c = take(c, T, H, dtype);
+    const smhf_tensor buffer_g = take(c, T, F > 3 * H ? F : 3 * H, dtype);
+    const smhf_tensor cls = take(c, B, H, dtype);
+    const smhf_tensor q_cls = take(c, B, H, dtype);
+
+    plan->embedded = buffer_a;
+    for (int32_t l = 0; l < L; l++) {
+        const int last = l == L - 1;
+        const int32_t n = last ? B : T;
+        smhf_layer_activations *a = &plan->layers[l];
+        *a = (smhf_layer_activations){0};
+        a->x = buffer_a;
+        a->kv = reuse(buffer_g, T, last ? 2 * H : 3 * H);
+        a->cls = last ? cls : SMHF_TENSOR_NONE;
+        a->q = q_cls;
+        split(a, last, H);
+        a->context = a->hidden = reuse(buffer_b, n, H);
+        a->projected = a->ffn_out = reuse(buffer_c, n, H);
+        a->ffn = reuse(buffer_g, n, F);
+        a->out = reuse(buffer_a, n, H);
+    }
+    plan->pooled = plan->dropped = reuse(buffer_b, B, H);
+}
+
+static void plan_training(smhf_plan *plan, cursor *c) {
+    const smhf_config *config = plan->shape.config;
+    const int32_t T = plan->shape.tokens, B = plan->shape.rows, H = config->hidden,
+                  F = config->feedforward, A = config->heads, L = config->layers;
+    const smhf_dtype dtype = plan->shape.dtype;
+
+    plan->embedded = take(c, T, H, dtype);
+    plan->embedded_stats = take(c, T, 2, SMHF_DTYPE_F32);
+    smhf_tensor x = plan->embedded;
+    for (int32_t l = 0; l < L; l++) {
+        const int last = l == L - 1;
+        const int32_t n = last ? B : T;
+        smhf_layer_activations *a = &plan->layers[l];
+        *a = (smhf_layer_activations){0};
+        a->x = x;
+        a->kv = take(c, T, last ? 2 * H : 3 * H, dtype);
+        if (last) {
+            a->cls = take(c, B, H, dtype);
+            a->q = take(c, B, H, dtype);
+        }
+        split(a, last, H);
+        a->lse = take(c, n, A, SMHF_DTYPE_F32);
+        a->context = take(c, n, H, dtype);
+        a->projected = a->sum1 = take(c, n, H, dtype);
+        a->stats1 = take(c, n, 2, SMHF_DTYPE_F32);
+        a->hidden = take(c, n, H, dtype);
+        a->pre = take(c, n, F, dtype);
+        a->ffn = take(c, n, F, dtype);
+        a->ffn_out = a->sum2 = take(c, n, H, dtype);
+        a->stats2 = take(c, n, 2, SMHF_DTYPE_F32);
+        a->out = take(c, n, H, dtype);
+        x = a->out;
+    }
+    plan->pooled = take(c, B, H, dtype);
+    plan->dropped = take(c, B, H, dtype);
+    plan->targets = take(c, B, 1, SMHF_DTYPE_I32);
+    plan->loss = take(c, 1, 1, SMHF_DTYPE_F32);
+
+    smhf_gradient_buffers *g = &plan->grads;
+    g->d = take(c, T, H, dtype);
+    g->d_cls = take(c, B, H, dtype);
+    g->branch = take(c, T, H, dtype);
+    g->dcontext = take(c, T, H, dtype);
+    g->dkv = take(c, T, 3 * H, dtype);
+    g->dq_cls = take(c, B, H, dtype);
+    g->dpooled = take(c, B, H, dtype);
+    g->dlogits = take(c, B, config->num_labels, dtype);
+}
+
+size_t smhf_plan_make(smhf_plan *plan, const smhf_plan_shape *shape, void *base) {
+    cursor c = {(uintptr_t)base, 0, 0};
+    *plan = (smhf_plan){.shape = *shape, .layers = plan->layers};
+    if (shape->training) {
+        plan_training(plan, &c);
+    } else {
+        plan_inference(plan, &c);
+    }
+    const int32_t B = shape->rows, C = shape->config->num_labels;
+    plan->logits = take(&c, B, C, shape->dtype);
+    plan->logits_f32 =
+        (shape->dtype == SMHF_DTYPE_F32) ? plan->logits : take(&c, B, C, SMHF_DTYPE_F32);
+    plan->bytes = c.overflow ? 0 : c.at;
+    return plan->bytes;
+}
