@@ -38,13 +38,14 @@ typedef struct smhf_model_options {
     int batch_tokens;      /* tokens computed at once; 0: 4096 */
 } smhf_model_options;
 
-#define SMHF_MODEL_DEFAULTS {"auto", "fp32", 0, 42, 0, 0}
+#define SMHF_MODEL_DEFAULTS                                                                        \
+    { "auto", "fp32", 0, 42, 0, 0 }
 
 /* Opens folder/config.json and folder/model.safetensors. Weights of the classification head that
  * the checkpoint lacks are newly made (see the load report); anything else that does not fit is
  * refused by name and nothing is kept. Caller frees with smhf_model_free. */
-smhf_status smhf_model_open(const char *folder, const smhf_model_options *options,
-                            smhf_model **out, smhf_error *err) SMHF_MUST_USE;
+smhf_status smhf_model_open(const char *folder, const smhf_model_options *options, smhf_model **out,
+                            smhf_error *err) SMHF_MUST_USE;
 /* All weights new, from the text of a config.json and options->seed. */
 smhf_status smhf_model_new(smhf_bytes_view config_json, const smhf_model_options *options,
                            smhf_model **out, smhf_error *err) SMHF_MUST_USE;
@@ -53,7 +54,8 @@ smhf_status smhf_model_save(smhf_model *model, const char *folder, smhf_error *e
 /* NULL is fine. */
 void smhf_model_free(smhf_model *model);
 
-/* --- running ----------------------------------------------------------------------------------- */
+/* --- running -----------------------------------------------------------------------------------
+ */
 
 /* A packed batch. Borrowed during the call. */
 typedef struct smhf_batch {
@@ -84,7 +86,8 @@ smhf_status smhf_model_forward(smhf_model *model, const smhf_batch *batch, float
 smhf_status smhf_model_forward_padded(smhf_model *model, const smhf_padded *padded, float *logits,
                                       smhf_error *err) SMHF_MUST_USE;
 
-/* --- asking ------------------------------------------------------------------------------------ */
+/* --- asking ------------------------------------------------------------------------------------
+ */
 
 typedef struct smhf_model_info {
     const char *architecture; /* "distilbert", "bert" */

@@ -25,12 +25,12 @@ typedef struct smhf_plan_shape {
 /* Activations of one layer. n is T, or B in the last layer, where only the first token of each
  * sequence goes on behind keys and values. */
 typedef struct smhf_layer_activations {
-    smhf_tensor x;       /* [T, H] input: the output of what is below */
-    smhf_tensor cls;     /* [B, H] last layer: the first tokens of x; else absent */
-    smhf_tensor kv;      /* [T, 3H] q|k|v side by side; last layer: [T, 2H] k|v */
-    smhf_tensor q, k, v; /* [n, H], [T, H], [T, H]: views of kv; last layer: q is its own */
-    smhf_tensor lse;     /* [n, A] training */
-    smhf_tensor context; /* [n, H] */
+    smhf_tensor x;         /* [T, H] input: the output of what is below */
+    smhf_tensor cls;       /* [B, H] last layer: the first tokens of x; else absent */
+    smhf_tensor kv;        /* [T, 3H] q|k|v side by side; last layer: [T, 2H] k|v */
+    smhf_tensor q, k, v;   /* [n, H], [T, H], [T, H]: views of kv; last layer: q is its own */
+    smhf_tensor lse;       /* [n, A] training */
+    smhf_tensor context;   /* [n, H] */
     smhf_tensor projected; /* [n, H] */
     smhf_tensor sum1;      /* [n, H] training: input of the first LayerNorm (is `projected`) */
     smhf_tensor stats1;    /* [n, 2] training */
@@ -45,9 +45,9 @@ typedef struct smhf_layer_activations {
 
 /* Gradients of activations, reused from layer to layer. */
 typedef struct smhf_gradient_buffers {
-    smhf_tensor d;      /* [T, H] of a layer's output, then of its input */
-    smhf_tensor d_cls;  /* [B, H] the same for the last layer */
-    smhf_tensor branch; /* [T, H] behind a dropout */
+    smhf_tensor d;        /* [T, H] of a layer's output, then of its input */
+    smhf_tensor d_cls;    /* [B, H] the same for the last layer */
+    smhf_tensor branch;   /* [T, H] behind a dropout */
     smhf_tensor dcontext; /* [T, H] */
     smhf_tensor dkv;      /* [T, 3H] */
     smhf_tensor dq_cls;   /* [B, H] */
@@ -57,15 +57,15 @@ typedef struct smhf_gradient_buffers {
 
 typedef struct smhf_plan {
     smhf_plan_shape shape;
-    smhf_tensor embedded;       /* [T, H] */
-    smhf_tensor embedded_stats; /* [T, 2] training */
+    smhf_tensor embedded;           /* [T, H] */
+    smhf_tensor embedded_stats;     /* [T, 2] training */
     smhf_layer_activations *layers; /* [L], borrowed from the workspace */
-    smhf_tensor pooled;  /* [B, H] after pre_classifier + ReLU, or pooler + tanh */
-    smhf_tensor dropped; /* [B, H] after the head's dropout */
-    smhf_tensor logits;  /* [B, C] */
-    smhf_tensor logits_f32; /* [B, C] what the host reads; is `logits` in fp32 */
-    smhf_tensor targets; /* [B, 1] I32 training */
-    smhf_tensor loss;    /* [1, 1] F32 training */
+    smhf_tensor pooled;             /* [B, H] after pre_classifier + ReLU, or pooler + tanh */
+    smhf_tensor dropped;            /* [B, H] after the head's dropout */
+    smhf_tensor logits;             /* [B, C] */
+    smhf_tensor logits_f32;         /* [B, C] what the host reads; is `logits` in fp32 */
+    smhf_tensor targets;            /* [B, 1] I32 training */
+    smhf_tensor loss;               /* [1, 1] F32 training */
     smhf_gradient_buffers grads;
     size_t bytes;
 } smhf_plan;

@@ -1,0 +1,84 @@
+/* backward.c: the gradients of forward.c, line by line from the bottom up.
+ *
+ * Activation gradients overwrite, parameter gradients accumulate. `d` holds the gradient of a
+ * layer's output on entry and of its input on exit; the residual path keeps it in place while the
+ * branch path is added to it. In the last layer that is d_cls, [B, H], whose rows are then added
+ * to the first tokens of d.
+ */
+#include "model/network.h"
+
+/* Backward of out = LayerNorm(residual + dropout(branch)): d becomes the residual's gradient; the
+ * branch's is returned. Without dropout both are the same memory. */
+static smhf_tensor norm_backward(const smhf_pass *pass, smhf_tensor d, smhf_tensor dgamma,
+                                 smhf_tensor dbeta, smhf_tensor sum, smhf_tensor stats,
+                                 smhf_tensor gamma, smhf_axis axis, smhf_dropout dropout) {
+    smhf_tensor branch = SMHF_TENSOR_NONE;
+    if (dropout.p > 0.0f) {
+        branch = pass->plan->grads.branch;
+        branch.rows = d.rows;
+    }
+    pass->dev->backend->residual_layernorm_bwd(pass->dev, d, branch, dgamma, dbeta, d, sum, stats,
+                                               gamma, pass->pack, axis, dropout);
+    return (dropout.p > 0.0f) ? branch : d;
+}
+
+static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradients *dw) {
+    smhf_device *dev = pass->dev;
+    const smhf_backend *be = dev->backend;
+    const smhf_pack *pack = pass->pack;
+    const smhf_layer *w = &pass->net->layers[l];
+    const smhf_layer_activations *a = &pass->plan->layers[l];
+    const smhf_gradient_buffers *g = &pass->plan->grads;
+    const int32_t H = pass->net->config->hidden;
+    const int last = l == pass->net->config->layers - 1;
+    const smhf_axis axis = last ? SMHF_AXIS_ROWS : SMHF_AXIS_TOKENS;
+    const smhf_tensor d = last ? g->d_cls : g->d;
+    const smhf_tensor dpre = a->pre; /* overwritten: its last use is here */
+    smhf_tensor branch;
+
+    /* out = LayerNorm(hidden + dropout(GELU(hidden W1 + b1) W2 + b2)) */
+    branch = norm_backward(pass, d, dw->output_gamma, dw->output_beta, a->sum2, a->stats2,
+                           w->output_gamma, axis, smhf_pass_drop(pass, SMHF_DROP_FFN, l));
+    be->linear_bwd_weight(dev, dw->ffn2, dw->ffn2_bias, branch, a->ffn, pack, axis);
+    be->linear_act_bwd_input(dev, dpre, branch, w->ffn2, a->pre, w->act, pack, axis);
+    be->linear_bwd_weight(dev, dw->ffn1, dw->ffn1_bias, dpre, a->hidden, pack, axis);
+    be->linear_bwd_input(dev, d, dpre, w->ffn1, 1, pack, axis);
+
+    /* hidden = LayerNorm(x + dropout(attention(q, k, v) Wo + bo)) */
+    smhf_tensor dcontext = g->dcontext;
+    dcontext.rows = d.rows;
+    branch = norm_backward(pass, d, dw->attention_gamma, dw->attention_beta, a->sum1, a->stats1,
+                           w->attention_gamma, axis, smhf_pass_drop(pass, SMHF_DROP_PROJECTION, l));
+    be->linear_bwd_weight(dev, dw->out, dw->out_bias, branch, a->context, pack, axis);
+    be->linear_bwd_input(dev, dcontext, branch, w->out, 0, pack, axis);
+
+    const smhf_tensor dkv =
+        smhf_tensor_of(g->dkv.data, g->dkv.rows, last ? 2 * H : 3 * H, g->dkv.dtype);
+    const smhf_tensor dq = last ? g->dq_cls : smhf_tensor_cols(dkv, 0, H);
+    const smhf_tensor dk = smhf_tensor_cols(dkv, last ? 0 : H, H);
+    const smhf_tensor dv = smhf_tensor_cols(dkv, last ? H : 2 * H, H);
+    be->attention_bwd(dev, dq, dk, dv, dcontext, a->context, a->lse, a->q, a->k, a->v, pack, axis,
+                      w->heads, w->scale, smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
+
+    /* q, k, v = x Wq + bq, x Wk + bk, x Wv + bv */
+    be->linear_bwd_weight(dev, dw->kv, dw->kv_bias, dkv, a->x, pack, SMHF_AXIS_TOKENS);
+    be->linear_bwd_input(dev, g->d, dkv, w->kv, !last, pack, SMHF_AXIS_TOKENS);
+    if (last) {
+        be->linear_bwd_weight(dev, dw->q, dw->q_bias, dq, a->cls, pack, axis);
+        be->linear_bwd_input(dev, d, dq, w->q, 1, pack, axis);
+        be->scatter_add_rows(dev, g->d, d, pack);
+    }
+}
+
+void smhf_backward(const smhf_pass *pass, const smhf_gradients *gradients) {
+    const smhf_plan *plan = pass->plan;
+    const int layers = pass->net->config->layers;
+
+    smhf_head_backward(pass, gradients, plan->layers[layers - 1].out);
+    for (int l = layers - 1; l >= 0; l--) {
+        layer_backward(pass, l, &gradients->layers[l]);
+    }
+    pass->dev->backend->embedding_bwd(pass->dev, &gradients->tables, plan->grads.d,
+                                      plan->embedded_stats, &pass->net->tables, pass->pack,
+                                      smhf_pass_drop(pass, SMHF_DROP_EMBEDDING, 0));
+}

@@ -1,0 +1,546 @@
+/* model.c: life of a model, its locks, and forward for any number of threads. */
+#include "model/model_state.h"
+
+#include "common/file.h"
+#include "common/mem.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define DEFAULT_WORKSPACES 4
+#define DEFAULT_BATCH_TOKENS 4096
+#define MAX_CONFIG ((size_t)16 << 20)
+#define PIECE ((size_t)1 << 20) /* floats moved between device and host at a time */
+
+/* --- locks ---------------------------------------------------------------------------------------
+ */
+
+static void wait_for_reading_locked(smhf_model *model) {
+    while (model->writing || model->writers_waiting > 0) {
+        pthread_cond_wait(&model->changed, &model->mutex);
+    }
+}
+
+void smhf_model_read_begin(smhf_model *model) {
+    pthread_mutex_lock(&model->mutex);
+    wait_for_reading_locked(model);
+    model->readers++;
+    pthread_mutex_unlock(&model->mutex);
+}
+
+void smhf_model_read_end(smhf_model *model) {
+    pthread_mutex_lock(&model->mutex);
+    model->readers--;
+    pthread_cond_broadcast(&model->changed);
+    pthread_mutex_unlock(&model->mutex);
+}
+
+void smhf_model_write_begin(smhf_model *model) {
+    pthread_mutex_lock(&model->mutex);
+    model->writers_waiting++;
+    while (model->writing || model->readers > 0) {
+        pthread_cond_wait(&model->changed, &model->mutex);
+    }
+    model->writers_waiting--;
+    model->writing = 1;
+    pthread_mutex_unlock(&model->mutex);
+}
+
+void smhf_model_write_end(smhf_model *model) {
+    pthread_mutex_lock(&model->mutex);
+    model->writing = 0;
+    pthread_cond_broadcast(&model->changed);
+    pthread_mutex_unlock(&model->mutex);
+}
+
+/* A workspace from the free list, a new one, or the next that comes back. Counts as a reader. */
+static smhf_status workspace_acquire(smhf_model *model, smhf_workspace **out, smhf_error *err) {
+    smhf_workspace *ws = NULL;
+    smhf_status status = SMHF_OK;
+    pthread_mutex_lock(&model->mutex);
+    for (;;) {
+        wait_for_reading_locked(model);
+        if (model->free_workspaces != NULL || model->workspaces < model->max_workspaces) {
+            break;
+        }
+        pthread_cond_wait(&model->changed, &model->mutex);
+    }
+    model->readers++;
+    ws = model->free_workspaces;
+    if (ws != NULL) {
+        model->free_workspaces = ws->next;
+    } else {
+        model->workspaces++;
+    }
+    pthread_mutex_unlock(&model->mutex);
+    if (ws != NULL) {
+        *out = ws;
+        return SMHF_OK;
+    }
+
+    ws = smhf_calloc(1, sizeof *ws);
+    status = (ws == NULL)
+                 ? smhf_fail_nomem(err, "workspace", sizeof *ws)
+                 : smhf_workspace_init(ws, model->device, &model->config, 0, model->dtype, err);
+    if (status != SMHF_OK) {
+        if (ws != NULL) {
+            smhf_workspace_deinit(ws);
+            smhf_free(ws);
+            ws = NULL;
+        }
+        pthread_mutex_lock(&model->mutex);
+        model->workspaces--;
+        model->readers--;
+        pthread_cond_broadcast(&model->changed);
+        pthread_mutex_unlock(&model->mutex);
+    }
+    *out = ws;
+    return status;
+}
+
+static void workspace_release(smhf_model *model, smhf_workspace *ws) {
+    pthread_mutex_lock(&model->mutex);
+    ws->next = model->free_workspaces;
+    model->free_workspaces = ws;
+    model->readers--;
+    pthread_cond_broadcast(&model->changed);
+    pthread_mutex_unlock(&model->mutex);
+}
+
+/* --- life ----------------------------------------------------------------------------------------
+ */
+
+static smhf_status choose_precision(smhf_model *model, smhf_error *err) {
+    smhf_device_info info;
+    uint32_t needed = 0;
+    model->dev->backend->describe(model->dev, &info);
+    model->compute = model->dtype = SMHF_DTYPE_F32;
+    if (strcmp(model->precision, "bf16") == 0) {
+        model->compute = model->dtype = SMHF_DTYPE_BF16;
+        needed = SMHF_CAP_BF16;
+    } else if (strcmp(model->precision, "int8") == 0) {
+        model->compute = SMHF_DTYPE_I8;
+        needed = SMHF_CAP_I8;
+    } else if (strcmp(model->precision, "fp32") != 0) {
+        return smhf_fail(err, SMHF_E_ARG,
+                         "precision \"%.40s\": expected \"fp32\", \"bf16\" or \"int8\"",
+                         model->precision);
+    }
+    if ((info.caps & needed) != needed) {
+        return smhf_fail(err, SMHF_E_UNSUPPORTED,
+                         "precision \"%s\": the backend \"%s\" (%s) does not compute it; use "
+                         "\"fp32\"",
+                         model->precision, model->dev->backend->name, info.name);
+    }
+    return SMHF_OK;
+}
+
+/* Everything but the values of the parameters. */
+static smhf_status prepare_model(smhf_model *model, smhf_bytes_view config_json,
+                                 const smhf_model_options *options, smhf_error *err) {
+    SMHF_TRY(smhf_config_parse(&model->config, config_json, options->num_labels, err));
+    SMHF_TRY(smhf_parameters_init(&model->table, &model->config, err));
+    model->max_workspaces =
+        options->max_workspaces > 0 ? options->max_workspaces : DEFAULT_WORKSPACES;
+    model->batch_tokens =
+        options->batch_tokens > 0 ? (size_t)options->batch_tokens : DEFAULT_BATCH_TOKENS;
+    model->device = smhf_strdup(options->device != NULL ? options->device : "auto");
+    model->precision = smhf_strdup(options->precision != NULL ? options->precision : "fp32");
+    if (model->device == NULL || model->precision == NULL) {
+        return smhf_fail(err, SMHF_E_NOMEM, "model options: out of memory");
+    }
+    SMHF_TRY(smhf_device_open(model->device, &model->dev, err));
+    SMHF_TRY(choose_precision(model, err));
+    void *block = NULL;
+    const size_t bytes = model->table.size * sizeof(float);
+    SMHF_TRY(model->dev->backend->alloc(model->dev, &block, bytes, err));
+    model->parameters = block;
+    model->dev->backend->fill(model->dev, block, 0, bytes); /* the gaps between slots too */
+    return SMHF_OK;
+}
+
+static smhf_status finish_model(smhf_model *model, smhf_error *err) {
+    SMHF_TRY(smhf_network_init(&model->net, model->dev, &model->table, &model->config,
+                               model->parameters, SMHF_WEIGHT_FORWARD, model->compute, err));
+    model->uses = SMHF_WEIGHT_FORWARD;
+    return model->dev->backend->sync(model->dev, err);
+}
+
+smhf_status smhf_model_prepare(smhf_model *model, uint32_t uses, smhf_error *err) {
+    smhf_status status = SMHF_OK;
+    smhf_model_write_begin(model);
+    if ((model->uses & uses) != uses) {
+        smhf_network fresh;
+        status = smhf_network_init(&fresh, model->dev, &model->table, &model->config,
+                                   model->parameters, model->uses | uses, model->compute, err);
+        if (status == SMHF_OK) {
+            status = model->dev->backend->sync(model->dev, err);
+        }
+        if (status == SMHF_OK) {
+            const smhf_network old = model->net;
+            model->net = fresh;
+            model->uses |= uses;
+            fresh = old;
+        }
+        smhf_network_deinit(&fresh, model->dev);
+    }
+    smhf_model_write_end(model);
+    return status;
+}
+
+static smhf_model *model_alloc(smhf_error *err) {
+    smhf_model *model = smhf_calloc(1, sizeof *model);
+    if (model == NULL) {
+        (void)smhf_fail_nomem(err, "model", sizeof *model);
+        return NULL;
+    }
+    smhf_load_report_init(&model->report);
+    pthread_mutex_init(&model->mutex, NULL);
+    pthread_cond_init(&model->changed, NULL);
+    return model;
+}
+
+void smhf_model_free(smhf_model *model) {
+    if (model == NULL) {
+        return;
+    }
+    SMHF_ASSERT(model->readers == 0 && !model->writing);
+    while (model->free_workspaces != NULL) {
+        smhf_workspace *ws = model->free_workspaces;
+        model->free_workspaces = ws->next;
+        smhf_workspace_deinit(ws);
+        smhf_free(ws);
+    }
+    smhf_network_deinit(&model->net, model->dev);
+    if (model->dev != NULL) {
+        model->dev->backend->free(model->dev, model->parameters);
+    }
+    smhf_device_close(model->dev);
+    smhf_load_report_deinit(&model->report);
+    smhf_parameters_deinit(&model->table);
+    smhf_config_deinit(&model->config);
+    smhf_free(model->device);
+    smhf_free(model->precision);
+    pthread_cond_destroy(&model->changed);
+    pthread_mutex_destroy(&model->mutex);
+    smhf_free(model);
+}
+
+/* --- values --------------------------------------------------------------------------------------
+ */
+
+/* One parameter onto the device. Waits, because the host memory may go away. */
+static smhf_status upload_parameter(smhf_model *model, int index, const void *values,
+                                    smhf_error *err) {
+    const smhf_parameter *p = &model->table.items[index];
+    model->dev->backend->upload(model->dev, model->parameters + p->offset, values,
+                                p->count * sizeof(float));
+    return model->dev->backend->sync(model->dev, err);
+}
+
+/* `sources` NULL, or NULL entries: new values. */
+static smhf_status set_values(smhf_model *model, const smhf_safetensor **sources, uint64_t seed,
+                              smhf_error *err) {
+    float *scratch = NULL;
+    size_t capacity = 0;
+    smhf_status status = SMHF_OK;
+    for (int i = 0; i < model->table.count && status == SMHF_OK; i++) {
+        const smhf_parameter *p = &model->table.items[i];
+        const smhf_safetensor *source = (sources != NULL) ? sources[i] : NULL;
+        if (source != NULL && source->dtype == SMHF_ST_F32) {
+            status = upload_parameter(model, i, source->data.data, err); /* from the map */
+            continue;
+        }
+        if (p->count > capacity) {
+            smhf_free(scratch);
+            capacity = p->count;
+            scratch = smhf_malloc_aligned(capacity * sizeof *scratch, SMHF_CACHE_LINE);
+        }
+        if (scratch == NULL) {
+            status = smhf_fail_nomem(err, p->name, capacity * sizeof *scratch);
+            break;
+        }
+        if (source != NULL) {
+            status = smhf_safetensor_to_f32(source, scratch, err);
+        } else {
+            smhf_parameter_fill(&model->table, i, &model->config, seed, scratch);
+        }
+        if (status == SMHF_OK) {
+            status = upload_parameter(model, i, scratch, err);
+        }
+    }
+    smhf_free(scratch);
+    return status;
+}
+
+static smhf_status load_values(smhf_model *model, const char *path, uint64_t seed,
+                               smhf_error *err) {
+    smhf_safetensors *file = NULL;
+    const smhf_safetensor **sources = NULL;
+    smhf_status status = smhf_safetensors_open(path, &file, err);
+    if (status != SMHF_OK) {
+        goto done;
+    }
+    sources = smhf_calloc((size_t)model->table.count, sizeof(const smhf_safetensor *));
+    if (sources == NULL) {
+        status = smhf_fail_nomem(err, path, (size_t)model->table.count * sizeof *sources);
+        goto done;
+    }
+    status = smhf_parameters_match(&model->table, file, sources, &model->report, err);
+    if (status == SMHF_OK) {
+        status = set_values(model, sources, seed, err);
+    }
+    if (status != SMHF_OK) {
+        smhf_error_prefix(err, "%s", path);
+    }
+
+done:
+    smhf_free(sources);
+    smhf_safetensors_close(file);
+    return status;
+}
+
+static smhf_status join_path(char *out, size_t size, const char *folder, const char *name,
+                             smhf_error *err) {
+    const int written = snprintf(out, size, "%s/%s", folder, name);
+    if (written < 0 || (size_t)written >= size) {
+        return smhf_fail(err, SMHF_E_ARG, "path too long: %.80s...", folder);
+    }
+    return SMHF_OK;
+}
+
+static smhf_status open_into(smhf_model *model, const char *folder, smhf_buffer *json,
+                             const smhf_model_options *options, smhf_error *err) {
+    char path[4096];
+    SMHF_TRY(join_path(path, sizeof path, folder, "config.json", err));
+    SMHF_TRY(smhf_file_read(path, json, err));
+    const smhf_status status = prepare_model(model, smhf_buffer_view(json), options, err);
+    if (status != SMHF_OK) {
+        smhf_error_prefix(err, "%s", folder);
+        return status;
+    }
+    SMHF_TRY(join_path(path, sizeof path, folder, "model.safetensors", err));
+    SMHF_TRY(load_values(model, path, options->seed, err));
+    return finish_model(model, err);
+}
+
+smhf_status smhf_model_open(const char *folder, const smhf_model_options *options, smhf_model **out,
+                            smhf_error *err) {
+    smhf_buffer json;
+    *out = NULL;
+    smhf_model *model = model_alloc(err);
+    if (model == NULL) {
+        return SMHF_E_NOMEM;
+    }
+    smhf_buffer_init(&json, MAX_CONFIG);
+    const smhf_status status = open_into(model, folder, &json, options, err);
+    smhf_buffer_deinit(&json);
+    if (status != SMHF_OK) {
+        smhf_model_free(model);
+        return status;
+    }
+    *out = model;
+    return SMHF_OK;
+}
+
+static smhf_status new_into(smhf_model *model, smhf_bytes_view config_json,
+                            const smhf_model_options *options, smhf_error *err) {
+    SMHF_TRY(prepare_model(model, config_json, options, err));
+    SMHF_TRY(set_values(model, NULL, options->seed, err));
+    return finish_model(model, err);
+}
+
+smhf_status smhf_model_new(smhf_bytes_view config_json, const smhf_model_options *options,
+                           smhf_model **out, smhf_error *err) {
+    *out = NULL;
+    smhf_model *model = model_alloc(err);
+    if (model == NULL) {
+        return SMHF_E_NOMEM;
+    }
+    const smhf_status status = new_into(model, config_json, options, err);
+    if (status != SMHF_OK) {
+        smhf_model_free(model);
+        return status;
+    }
+    *out = model;
+    return SMHF_OK;
+}
+
+/* --- saving --------------------------------------------------------------------------------------
+ */
+
+static smhf_status write_values(smhf_model *model, smhf_safetensors_writer *writer, float *piece,
+                                smhf_error *err) {
+    for (int i = 0; i < model->table.count; i++) {
+        const smhf_parameter *p = &model->table.items[i];
+        for (size_t at = 0; at < p->count; at += PIECE) {
+            const size_t count = (p->count - at < PIECE) ? p->count - at : PIECE;
+            model->dev->backend->download(model->dev, piece, model->parameters + p->offset + at,
+                                          count * sizeof *piece);
+            SMHF_TRY(model->dev->backend->sync(model->dev, err));
+            SMHF_TRY(smhf_safetensors_writer_append(writer, piece, count, err));
+        }
+    }
+    return SMHF_OK;
+}
+
+smhf_status smhf_model_save(smhf_model *model, const char *folder, smhf_error *err) {
+    char path[4096];
+    float *piece = NULL;
+    smhf_safetensors_entry *entries = NULL;
+    smhf_safetensors_writer *writer = NULL;
+    const size_t count = (size_t)model->table.count;
+    smhf_status status = join_path(path, sizeof path, folder, "model.safetensors", err);
+    if (status != SMHF_OK) {
+        return status;
+    }
+    smhf_model_write_begin(model); /* model->dev is the writer's */
+    piece = smhf_malloc(PIECE * sizeof *piece);
+    entries = smhf_calloc(count, sizeof *entries);
+    if (piece == NULL || entries == NULL) {
+        status = smhf_fail_nomem(err, path, PIECE * sizeof *piece);
+        goto done;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const smhf_parameter *p = &model->table.items[i];
+        entries[i].name = p->name;
+        entries[i].ndim = p->ndim;
+        entries[i].shape[0] = (uint64_t)(p->ndim == 2 ? p->rows : p->cols);
+        entries[i].shape[1] = (uint64_t)p->cols;
+    }
+    status = smhf_safetensors_writer_open(path, entries, count, NULL, 0, &writer, err);
+    if (status == SMHF_OK) {
+        status = write_values(model, writer, piece, err);
+    }
+    if (status == SMHF_OK) {
+        status = smhf_safetensors_writer_commit(writer, err);
+        writer = NULL;
+    }
+
+done:
+    smhf_safetensors_writer_abort(writer);
+    smhf_free(entries);
+    smhf_free(piece);
+    smhf_model_write_end(model);
+    return status;
+}
+
+/* --- running -------------------------------------------------------------------------------------
+ */
+
+/* As many rows from `first` as fit the piece, one at least. */
+static size_t piece_end(const smhf_batch *batch, size_t first, size_t tokens) {
+    size_t end = first + 1;
+    while (end < batch->rows &&
+           (size_t)(batch->cu_seqlens[end + 1] - batch->cu_seqlens[first]) <= tokens) {
+        end++;
+    }
+    return end;
+}
+
+static smhf_status forward_pieces(smhf_model *model, smhf_workspace *ws, const smhf_batch *batch,
+                                  float *logits, smhf_error *err) {
+    const size_t C = (size_t)model->config.num_labels;
+    for (size_t first = 0; first < batch->rows;) {
+        const size_t end = piece_end(batch, first, model->batch_tokens);
+        SMHF_TRY(smhf_workspace_fill(ws, batch, first, end, NULL, err));
+        const smhf_pass pass = {ws->dev, &model->net, &ws->plan, ws->pack, {0, NULL, 0}};
+        smhf_forward(&pass);
+        ws->dev->backend->download(ws->dev, logits + first * C, ws->plan.logits_f32.data,
+                                   (end - first) * C * sizeof *logits);
+        SMHF_TRY(ws->dev->backend->sync(ws->dev, err));
+        first = end;
+    }
+    return SMHF_OK;
+}
+
+smhf_status smhf_model_forward(smhf_model *model, const smhf_batch *batch, float *logits,
+                               smhf_error *err) {
+    smhf_workspace *ws = NULL;
+    SMHF_TRY(smhf_batch_check(&model->config, batch, err));
+    SMHF_TRY(workspace_acquire(model, &ws, err));
+    const smhf_status status = forward_pieces(model, ws, batch, logits, err);
+    workspace_release(model, ws);
+    return status;
+}
+
+smhf_status smhf_model_forward_padded(smhf_model *model, const smhf_padded *padded, float *logits,
+                                      smhf_error *err) {
+    smhf_workspace *ws = NULL;
+    smhf_batch batch;
+    SMHF_TRY(workspace_acquire(model, &ws, err));
+    smhf_status status = smhf_packing_fill(&ws->packing, &model->config, padded, &batch, err);
+    if (status == SMHF_OK) {
+        status = forward_pieces(model, ws, &batch, logits, err);
+    }
+    workspace_release(model, ws);
+    return status;
+}
+
+/* --- asking --------------------------------------------------------------------------------------
+ */
+
+void smhf_model_describe(const smhf_model *model, smhf_model_info *out) {
+    const smhf_config *config = &model->config;
+    *out = (smhf_model_info){
+        .architecture = (config->architecture == SMHF_BERT) ? "bert" : "distilbert",
+        .vocab = config->vocab,
+        .positions = config->positions,
+        .types = config->types,
+        .hidden = config->hidden,
+        .heads = config->heads,
+        .layers = config->layers,
+        .feedforward = config->feedforward,
+        .num_labels = config->num_labels,
+        .parameter_count = (size_t)model->table.count,
+        .backend = model->dev->backend->name,
+        .precision = model->precision,
+    };
+    for (int i = 0; i < model->table.count; i++) {
+        out->parameter_floats += model->table.items[i].count;
+    }
+}
+
+const char *smhf_model_label(const smhf_model *model, int id) {
+    SMHF_ASSERT(id >= 0 && id < model->config.num_labels);
+    return model->config.labels[id];
+}
+
+void smhf_model_parameter(const smhf_model *model, size_t index, smhf_parameter_info *out) {
+    SMHF_ASSERT(index < (size_t)model->table.count);
+    const smhf_parameter *p = &model->table.items[index];
+    *out = (smhf_parameter_info){p->name, p->ndim, {0, 0}, p->count};
+    out->shape[0] = (size_t)(p->ndim == 2 ? p->rows : p->cols);
+    out->shape[1] = (size_t)(p->ndim == 2 ? p->cols : 0);
+}
+
+smhf_status smhf_model_parameter_read(smhf_model *model, size_t index, float *out,
+                                      smhf_error *err) {
+    SMHF_ASSERT(index < (size_t)model->table.count);
+    const smhf_parameter *p = &model->table.items[index];
+    smhf_model_write_begin(model);
+    model->dev->backend->download(model->dev, out, model->parameters + p->offset,
+                                  p->count * sizeof *out);
+    const smhf_status status = model->dev->backend->sync(model->dev, err);
+    smhf_model_write_end(model);
+    return status;
+}
+
+smhf_status smhf_model_parameter_write(smhf_model *model, size_t index, const float *values,
+                                       smhf_error *err) {
+    SMHF_ASSERT(index < (size_t)model->table.count);
+    smhf_model_write_begin(model);
+    const smhf_status uploaded = upload_parameter(model, (int)index, values, err);
+    smhf_network_refresh(&model->net, model->dev);
+    const smhf_status refreshed = model->dev->backend->sync(model->dev, err);
+    smhf_model_write_end(model);
+    return uploaded != SMHF_OK ? uploaded : refreshed;
+}
+
+const char *smhf_model_report(const smhf_model *model, int missing, size_t index) {
+    const smhf_load_report *report = &model->report;
+    if (missing) {
+        return index < (size_t)report->missing_count ? report->missing[index] : NULL;
+    }
+    return index < (size_t)report->unexpected_count ? report->unexpected[index] : NULL;
+}

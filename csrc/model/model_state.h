@@ -1,0 +1,50 @@
+/* model_state.h: the inside of a model, for model.c and trainer*.c.
+ *
+ * Locking: `mutex` guards the fields behind it and is never held during compute. Readers (passes)
+ * and the one writer (optimizer step, load) exclude each other; a waiting writer goes first.
+ */
+#ifndef SMHF_MODEL_STATE_H
+#define SMHF_MODEL_STATE_H
+
+#include "backend/backend.h"
+#include "model/model.h"
+#include "model/network.h"
+#include "model/tensors.h"
+#include "model/workspace.h"
+
+#include <pthread.h>
+
+struct smhf_model {
+    smhf_config config;
+    smhf_parameters table;
+    smhf_load_report report;
+    char *device;       /* owned; what every workspace opens */
+    char *precision;    /* owned */
+    smhf_dtype compute; /* of prepared weights */
+    smhf_dtype dtype;   /* of activations */
+    size_t batch_tokens;
+    int max_workspaces;
+
+    smhf_device *dev;  /* owned; used only by the writer */
+    float *parameters; /* owned, device: table.size floats */
+    smhf_network net;
+    uint32_t uses; /* SMHF_WEIGHT_ bits that net was prepared for */
+
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    int readers;
+    int writing;
+    int writers_waiting;
+    smhf_workspace *free_workspaces;
+    int workspaces; /* made */
+};
+
+void smhf_model_read_begin(smhf_model *model);
+void smhf_model_read_end(smhf_model *model);
+void smhf_model_write_begin(smhf_model *model);
+void smhf_model_write_end(smhf_model *model);
+
+/* Makes sure that weights serve these uses. Not to be called between begin and end. */
+smhf_status smhf_model_prepare(smhf_model *model, uint32_t uses, smhf_error *err) SMHF_MUST_USE;
+
+#endif

@@ -1,0 +1,173 @@
+/* network.c: views into the arenas of parameters and gradients. */
+#include "model/network.h"
+
+#include <math.h>
+
+/* --- views ---------------------------------------------------------------------------------------
+ */
+
+typedef struct viewer {
+    const smhf_parameters *table;
+    float *arena;
+} viewer;
+
+static smhf_tensor view(const viewer *v, int layer, smhf_slot slot, int32_t rows, int32_t cols) {
+    return smhf_tensor_of(v->arena + smhf_parameters_slot(v->table, layer, slot), rows, cols,
+                          SMHF_DTYPE_F32);
+}
+
+static smhf_embedding view_embedding(const viewer *v, const smhf_config *config) {
+    const int32_t H = config->hidden;
+    return (smhf_embedding){
+        .word = view(v, -1, SMHF_SLOT_WORD, config->vocab, H),
+        .position = view(v, -1, SMHF_SLOT_POSITION, config->positions, H),
+        .type =
+            config->types > 0 ? view(v, -1, SMHF_SLOT_TYPE, config->types, H) : SMHF_TENSOR_NONE,
+        .gamma = view(v, -1, SMHF_SLOT_EMBED_GAMMA, 1, H),
+        .beta = view(v, -1, SMHF_SLOT_EMBED_BETA, 1, H),
+        .padding_id = config->pad_id,
+    };
+}
+
+/* Vectors and, for gradients, matrices of a layer. In the last layer the q rows stand alone. */
+static smhf_layer_gradients view_layer(const viewer *v, const smhf_config *config, int layer) {
+    const int32_t H = config->hidden, F = config->feedforward;
+    const int last = layer == config->layers - 1;
+    const smhf_tensor qkv = view(v, layer, SMHF_SLOT_QKV_WEIGHT, 3 * H, H);
+    const smhf_tensor bias = view(v, layer, SMHF_SLOT_QKV_BIAS, 1, 3 * H);
+    return (smhf_layer_gradients){
+        .q = last ? smhf_tensor_rows(qkv, 0, H) : SMHF_TENSOR_NONE,
+        .kv = last ? smhf_tensor_rows(qkv, H, 2 * H) : qkv,
+        .out = view(v, layer, SMHF_SLOT_OUT_WEIGHT, H, H),
+        .ffn1 = view(v, layer, SMHF_SLOT_FFN1_WEIGHT, F, H),
+        .ffn2 = view(v, layer, SMHF_SLOT_FFN2_WEIGHT, H, F),
+        .q_bias = last ? smhf_tensor_cols(bias, 0, H) : SMHF_TENSOR_NONE,
+        .kv_bias = last ? smhf_tensor_cols(bias, H, 2 * H) : bias,
+        .out_bias = view(v, layer, SMHF_SLOT_OUT_BIAS, 1, H),
+        .ffn1_bias = view(v, layer, SMHF_SLOT_FFN1_BIAS, 1, F),
+        .ffn2_bias = view(v, layer, SMHF_SLOT_FFN2_BIAS, 1, H),
+        .attention_gamma = view(v, layer, SMHF_SLOT_ATTN_GAMMA, 1, H),
+        .attention_beta = view(v, layer, SMHF_SLOT_ATTN_BETA, 1, H),
+        .output_gamma = view(v, layer, SMHF_SLOT_FFN_GAMMA, 1, H),
+        .output_beta = view(v, layer, SMHF_SLOT_FFN_BETA, 1, H),
+    };
+}
+
+/* --- weights -------------------------------------------------------------------------------------
+ */
+
+typedef struct preparer {
+    smhf_network *net;
+    smhf_device *dev;
+    smhf_weight_options options;
+} preparer;
+
+static smhf_status prepare(preparer *p, smhf_tensor source, const smhf_weight **out,
+                           smhf_error *err) {
+    smhf_weight *weight = NULL;
+    SMHF_TRY(p->dev->backend->weight_prepare(p->dev, &weight, source, &p->options, err));
+    p->net->owned[p->net->owned_count++] = weight;
+    *out = weight;
+    return SMHF_OK;
+}
+
+static smhf_status prepare_layer(preparer *p, const viewer *v, int l, smhf_error *err) {
+    const smhf_config *config = p->net->config;
+    const smhf_layer_gradients t = view_layer(v, config, l);
+    smhf_layer *layer = &p->net->layers[l];
+    *layer = (smhf_layer){
+        .q_bias = t.q_bias,
+        .kv_bias = t.kv_bias,
+        .out_bias = t.out_bias,
+        .ffn1_bias = t.ffn1_bias,
+        .ffn2_bias = t.ffn2_bias,
+        .attention_gamma = t.attention_gamma,
+        .attention_beta = t.attention_beta,
+        .output_gamma = t.output_gamma,
+        .output_beta = t.output_beta,
+        .heads = config->heads,
+        .scale = 1.0f / sqrtf((float)(config->hidden / config->heads)),
+        .eps = config->layernorm_eps,
+        .act = SMHF_ACT_GELU,
+    };
+    if (t.q.data != NULL) {
+        SMHF_TRY(prepare(p, t.q, &layer->q, err));
+    }
+    SMHF_TRY(prepare(p, t.kv, &layer->kv, err));
+    SMHF_TRY(prepare(p, t.out, &layer->out, err));
+    SMHF_TRY(prepare(p, t.ffn1, &layer->ffn1, err));
+    return prepare(p, t.ffn2, &layer->ffn2, err);
+}
+
+smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_parameters *table,
+                              const smhf_config *config, float *parameters, uint32_t uses,
+                              smhf_dtype compute, smhf_error *err) {
+    const viewer v = {table, parameters};
+    const size_t L = (size_t)config->layers, most = 5 * L + 2;
+    const int32_t H = config->hidden, C = config->num_labels;
+    preparer p = {net, dev, {compute, uses}};
+    const smhf_weight *head = NULL;
+    *net = (smhf_network){.config = config};
+    smhf_arena_init(&net->arena, 16 * 1024);
+    net->layers = smhf_arena_calloc(&net->arena, L, sizeof *net->layers);
+    net->owned = smhf_arena_calloc(&net->arena, most, sizeof *net->owned);
+    if (net->layers == NULL || net->owned == NULL) {
+        return smhf_fail_nomem(err, "network", L * sizeof *net->layers);
+    }
+    net->tables = view_embedding(&v, config);
+    for (int l = 0; l < config->layers; l++) {
+        SMHF_TRY(prepare_layer(&p, &v, l, err));
+    }
+    SMHF_TRY(prepare(&p, view(&v, -1, SMHF_SLOT_POOL_WEIGHT, H, H), &head, err));
+    net->pool = net->owned[net->owned_count - 1];
+    SMHF_TRY(prepare(&p, view(&v, -1, SMHF_SLOT_LABEL_WEIGHT, C, H), &head, err));
+    net->label = net->owned[net->owned_count - 1];
+    net->pool_bias = view(&v, -1, SMHF_SLOT_POOL_BIAS, 1, H);
+    net->label_bias = view(&v, -1, SMHF_SLOT_LABEL_BIAS, 1, C);
+    net->pool_act = (config->architecture == SMHF_BERT) ? SMHF_ACT_TANH : SMHF_ACT_RELU;
+    return SMHF_OK;
+}
+
+void smhf_network_refresh(const smhf_network *net, smhf_device *dev) {
+    for (int i = 0; i < net->owned_count; i++) {
+        dev->backend->weight_refresh(dev, net->owned[i]);
+    }
+}
+
+void smhf_network_deinit(smhf_network *net, smhf_device *dev) {
+    for (int i = 0; i < net->owned_count; i++) {
+        dev->backend->weight_free(dev, net->owned[i]);
+    }
+    smhf_arena_deinit(&net->arena);
+    *net = (smhf_network){0};
+}
+
+/* --- gradients
+ * ------------------------------------------------------------------------------------ */
+
+smhf_status smhf_gradients_init(smhf_gradients *gradients, const smhf_parameters *table,
+                                const smhf_config *config, float *arena, smhf_error *err) {
+    const viewer v = {table, arena};
+    const size_t L = (size_t)config->layers;
+    const int32_t H = config->hidden, C = config->num_labels;
+    *gradients = (smhf_gradients){0};
+    smhf_arena_init(&gradients->arena, 16 * 1024);
+    gradients->layers = smhf_arena_calloc(&gradients->arena, L, sizeof *gradients->layers);
+    if (gradients->layers == NULL) {
+        return smhf_fail_nomem(err, "gradients", L * sizeof *gradients->layers);
+    }
+    gradients->tables = view_embedding(&v, config);
+    for (int l = 0; l < config->layers; l++) {
+        gradients->layers[l] = view_layer(&v, config, l);
+    }
+    gradients->pool = view(&v, -1, SMHF_SLOT_POOL_WEIGHT, H, H);
+    gradients->pool_bias = view(&v, -1, SMHF_SLOT_POOL_BIAS, 1, H);
+    gradients->label = view(&v, -1, SMHF_SLOT_LABEL_WEIGHT, C, H);
+    gradients->label_bias = view(&v, -1, SMHF_SLOT_LABEL_BIAS, 1, C);
+    return SMHF_OK;
+}
+
+void smhf_gradients_deinit(smhf_gradients *gradients) {
+    smhf_arena_deinit(&gradients->arena);
+    *gradients = (smhf_gradients){0};
+}

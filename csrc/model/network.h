@@ -1,0 +1,98 @@
+/* network.h: the network over the op table: weights, gradients, forward, backward.
+ *
+ *     smhf_network net;                        // views into an arena of parameters on a device
+ *     SMHF_TRY(smhf_network_init(&net, dev, &table, &config, parameters, uses, dtype, err));
+ *     smhf_pass pass = {dev, &net, &plan, pack, {seed, step, 1}};
+ *     smhf_forward(&pass);                     // ids of the pack -> plan->logits
+ *     smhf_backward(&pass, &gradients);        // plan->grads.dlogits -> gradients +=
+ *     SMHF_TRY(dev->backend->sync(dev, err));
+ *
+ * Nothing here asks which device it runs on, and nothing waits.
+ * Threads: a network is immutable between refreshes; a pass belongs to the thread of its device.
+ */
+#ifndef SMHF_MODEL_NETWORK_H
+#define SMHF_MODEL_NETWORK_H
+
+#include "backend/backend.h"
+#include "model/plan.h"
+#include "model/tensors.h"
+
+/* Weights, prepared for multiplication, and vectors in place. */
+typedef struct smhf_network {
+    const smhf_config *config;
+    smhf_embedding tables;
+    smhf_layer *layers; /* [L]; the last one has q beside kv, the others q|k|v in kv */
+    smhf_weight *pool, *label;
+    smhf_tensor pool_bias, label_bias;
+    smhf_act pool_act;   /* RELU for DistilBERT's pre_classifier, TANH for BERT's pooler */
+    smhf_weight **owned; /* every prepared weight, for refresh and free */
+    int owned_count;
+    smhf_arena arena;
+} smhf_network;
+
+/* Gradients of one layer, in the same split. */
+typedef struct smhf_layer_gradients {
+    smhf_tensor q, kv, out, ffn1, ffn2;
+    smhf_tensor q_bias, kv_bias, out_bias, ffn1_bias, ffn2_bias;
+    smhf_tensor attention_gamma, attention_beta, output_gamma, output_beta;
+} smhf_layer_gradients;
+
+typedef struct smhf_gradients {
+    smhf_embedding tables;
+    smhf_layer_gradients *layers; /* [L] */
+    smhf_tensor pool, pool_bias, label, label_bias;
+    smhf_arena arena;
+} smhf_gradients;
+
+/* `parameters`: device arena of table->size floats, which outlives the network. Deinit also after
+ * failure, with a device of the same hardware. */
+smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_parameters *table,
+                              const smhf_config *config, float *parameters, uint32_t uses,
+                              smhf_dtype compute, smhf_error *err) SMHF_MUST_USE;
+/* Op: the parameters have new values. */
+void smhf_network_refresh(const smhf_network *net, smhf_device *dev);
+void smhf_network_deinit(smhf_network *net, smhf_device *dev);
+
+/* Views into a device arena of gradients. */
+smhf_status smhf_gradients_init(smhf_gradients *gradients, const smhf_parameters *table,
+                                const smhf_config *config, float *arena,
+                                smhf_error *err) SMHF_MUST_USE;
+void smhf_gradients_deinit(smhf_gradients *gradients);
+
+/* Dropout of a pass; off when `on` is 0. */
+typedef struct smhf_pass_dropout {
+    uint64_t seed;
+    const smhf_step *step; /* device */
+    int on;
+} smhf_pass_dropout;
+
+/* One pass over one pack. */
+typedef struct smhf_pass {
+    smhf_device *dev;
+    const smhf_network *net;
+    const smhf_plan *plan;
+    const smhf_pack *pack;
+    smhf_pass_dropout dropout;
+} smhf_pass;
+
+/* The places where a network drops, and the number of each. */
+typedef enum smhf_dropout_place {
+    SMHF_DROP_EMBEDDING,
+    SMHF_DROP_ATTENTION,
+    SMHF_DROP_PROJECTION,
+    SMHF_DROP_FFN,
+    SMHF_DROP_HEAD,
+} smhf_dropout_place;
+
+smhf_dropout smhf_pass_drop(const smhf_pass *pass, smhf_dropout_place place, int layer);
+
+/* pack -> plan->logits_f32 */
+void smhf_forward(const smhf_pass *pass);
+/* plan->grads.dlogits -> gradients += */
+void smhf_backward(const smhf_pass *pass, const smhf_gradients *gradients);
+
+/* heads.c: the last layer's CLS rows [B, H] -> logits, and back to d_cls. */
+void smhf_head_forward(const smhf_pass *pass, smhf_tensor cls);
+void smhf_head_backward(const smhf_pass *pass, const smhf_gradients *gradients, smhf_tensor cls);
+
+#endif

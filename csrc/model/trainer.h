@@ -1,0 +1,111 @@
+/* trainer.h: fine-tuning: forward, loss, backward, accumulate, clip, AdamW.
+ *
+ *     smhf_trainer_options options = SMHF_TRAINER_DEFAULTS;
+ *     options.total_steps = 100;
+ *     SMHF_TRY(smhf_trainer_new(model, &options, &trainer, err));
+ *     smhf_examples examples = {.batch = &batch, .labels = {labels, 4}};
+ *     SMHF_TRY(smhf_trainer_forward_backward(trainer, &examples, &loss, err));
+ *     SMHF_TRY(smhf_trainer_optimizer_step(trainer, &report, err));
+ *     smhf_trainer_free(trainer);
+ *
+ * The arithmetic is that of transformers' Trainer with torch.optim.AdamW: decoupled weight decay
+ * on matrices only, bias correction, linear warm-up and decay, clipping by the global L2 norm.
+ * Dropout draws depend on (seed, forward pass, place, sequence, position) alone, so the same state
+ * gives the same bits again. Steady state allocates nothing.
+ * Threads: B. A second thread in the same trainer gets SMHF_E_BUSY. Model calls of other threads
+ * run between optimizer steps. Ownership: new → free, before the model.
+ */
+#ifndef SMHF_MODEL_TRAINER_H
+#define SMHF_MODEL_TRAINER_H
+
+#include "model/model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct smhf_trainer smhf_trainer;
+
+/* Factor on the learning rate for step k = 0, 1, ... of N with W steps of warm-up; all but
+ * CONSTANT rise as k / W first. */
+typedef enum smhf_schedule {
+    SMHF_SCHEDULE_LINEAR,               /* (N - k) / (N - W) */
+    SMHF_SCHEDULE_COSINE,               /* (1 + cos(pi (k - W) / (N - W))) / 2 */
+    SMHF_SCHEDULE_CONSTANT,             /* 1 */
+    SMHF_SCHEDULE_CONSTANT_WITH_WARMUP, /* 1 */
+} smhf_schedule;
+
+double smhf_schedule_factor(smhf_schedule schedule, int64_t step, int64_t warmup, int64_t total);
+
+typedef struct smhf_trainer_options {
+    double learning_rate;
+    double beta1, beta2, eps;
+    double weight_decay;  /* matrices and embeddings only */
+    double max_grad_norm; /* 0: no clipping */
+    int64_t warmup_steps;
+    int64_t total_steps; /* 0: only with a constant schedule */
+    smhf_schedule schedule;
+    int gradient_accumulation_steps;
+    double label_smoothing;
+    uint64_t seed; /* of dropout */
+    int dropout;   /* 0: off, as in evaluation */
+} smhf_trainer_options;
+
+#define SMHF_TRAINER_DEFAULTS                                                                      \
+    { 5e-5, 0.9, 0.999, 1e-8, 0.0, 1.0, 0, 0, SMHF_SCHEDULE_LINEAR, 1, 0.0, 42, 1 }
+
+/* Caller frees with smhf_trainer_free. SMHF_E_ARG names the option. */
+smhf_status smhf_trainer_new(smhf_model *model, const smhf_trainer_options *options,
+                             smhf_trainer **out, smhf_error *err) SMHF_MUST_USE;
+void smhf_trainer_free(smhf_trainer *trainer); /* NULL is fine */
+
+/* One micro-batch: packed, or padded when `batch` is NULL. Borrowed during the call. */
+typedef struct smhf_examples {
+    const smhf_batch *batch;
+    const smhf_padded *padded;
+    smhf_int_view labels;         /* [rows] class numbers */
+    const uint32_t *sequence_ids; /* [rows] identity for dropout, or NULL: 0, 1, 2, ... */
+    int accumulation;             /* micro-batches of this step; 0: as the options say */
+} smhf_examples;
+
+/* Adds the gradient of (mean loss / accumulation) to what the step has so far; *loss: the mean.
+ * SMHF_E_ARG names row and value of a label outside num_labels, and refuses a loss that is not
+ * finite (step and learning rate in the sentence); then the gradients of this step are dropped and
+ * the weights are untouched. */
+smhf_status smhf_trainer_forward_backward(smhf_trainer *trainer, const smhf_examples *examples,
+                                          float *loss, smhf_error *err) SMHF_MUST_USE;
+/* Mean loss without dropout and without gradients. */
+smhf_status smhf_trainer_evaluate(smhf_trainer *trainer, const smhf_examples *examples, float *loss,
+                                  smhf_error *err) SMHF_MUST_USE;
+
+typedef struct smhf_step_report {
+    int64_t step;         /* steps done, this one included */
+    double learning_rate; /* that it used */
+    double grad_norm;     /* before clipping */
+} smhf_step_report;
+
+/* Clips, updates the weights, forgets the gradients. SMHF_E_ARG when there are none, and when their
+ * norm is not finite (the weights are untouched). */
+smhf_status smhf_trainer_optimizer_step(smhf_trainer *trainer, smhf_step_report *report,
+                                        smhf_error *err) SMHF_MUST_USE;
+
+/* Steps done, and the learning rate that the next one will use. */
+void smhf_trainer_progress(const smhf_trainer *trainer, int64_t *step, double *learning_rate);
+
+/* Gradient of parameter `index` (as smhf_model_parameter counts): what has been accumulated, or
+ * what the last optimizer step used. */
+smhf_status smhf_trainer_gradient_read(smhf_trainer *trainer, size_t index, float *out,
+                                       smhf_error *err) SMHF_MUST_USE;
+
+/* Moments, step, dropout counter and seed as a safetensors file, whole or not at all; between
+ * optimizer steps only. With the saved weights and the same options, training continues to the
+ * same bytes. load refuses by name what does not fit and then changes nothing. */
+smhf_status smhf_trainer_save(smhf_trainer *trainer, const char *path,
+                              smhf_error *err) SMHF_MUST_USE;
+smhf_status smhf_trainer_load(smhf_trainer *trainer, const char *path,
+                              smhf_error *err) SMHF_MUST_USE;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,118 @@
+/* workspace.c: capacities grow in steps, so that random shapes settle after a few batches. */
+#include "model/workspace.h"
+
+#include "common/mem.h"
+
+#include <string.h>
+
+#define TOKEN_STEP 256
+#define ROW_STEP 8
+
+smhf_status smhf_workspace_init(smhf_workspace *ws, const char *device, const smhf_config *config,
+                                int training, smhf_dtype dtype, smhf_error *err) {
+    const size_t bytes = (size_t)config->layers * sizeof *ws->plan.layers;
+    *ws = (smhf_workspace){.shape = {config, 0, 0, training, dtype}};
+    ws->plan.layers = smhf_calloc((size_t)config->layers, sizeof *ws->plan.layers);
+    if (ws->plan.layers == NULL) {
+        return smhf_fail_nomem(err, "workspace", bytes);
+    }
+    return smhf_device_open(device, &ws->dev, err);
+}
+
+static void release(smhf_workspace *ws) {
+    smhf_pack_free(ws->pack);
+    smhf_free(ws->chunk_offsets);
+    if (ws->dev != NULL) {
+        ws->dev->backend->free(ws->dev, ws->block);
+    }
+    ws->pack = NULL;
+    ws->block = NULL;
+    ws->chunk_offsets = NULL;
+    ws->shape.tokens = ws->shape.rows = 0;
+}
+
+void smhf_workspace_deinit(smhf_workspace *ws) {
+    release(ws);
+    smhf_packing_deinit(&ws->packing);
+    smhf_free(ws->plan.layers);
+    smhf_device_close(ws->dev);
+    *ws = (smhf_workspace){0};
+}
+
+static int32_t round_up(size_t count, int32_t step) {
+    const size_t rounded = (count + (size_t)step - 1) / (size_t)step * (size_t)step;
+    return rounded > INT32_MAX ? INT32_MAX : (int32_t)rounded;
+}
+
+static smhf_status acquire(smhf_workspace *ws, smhf_plan_shape shape, smhf_error *err) {
+    const smhf_config *config = shape.config;
+    const smhf_limits limits = {
+        .tokens = shape.tokens,
+        .rows = shape.rows,
+        .length = config->positions < shape.tokens ? config->positions : shape.tokens,
+        .hidden = config->hidden,
+        .heads = config->heads,
+        .ffn = config->feedforward,
+        .classes = config->num_labels,
+        .training = shape.training,
+    };
+    const size_t bytes = smhf_plan_make(&ws->plan, &shape, NULL);
+    if (bytes == 0) {
+        return smhf_fail(err, SMHF_E_NOMEM, "a batch of %d tokens is too large", shape.tokens);
+    }
+    ws->chunk_offsets = smhf_malloc(((size_t)shape.rows + 1) * sizeof *ws->chunk_offsets);
+    if (ws->chunk_offsets == NULL) {
+        return smhf_fail_nomem(err, "workspace", (size_t)shape.rows * sizeof *ws->chunk_offsets);
+    }
+    SMHF_TRY(ws->dev->backend->reserve(ws->dev, &limits, err));
+    SMHF_TRY(smhf_pack_new(ws->dev, shape.tokens, shape.rows, &ws->pack, err));
+    const smhf_status status = ws->dev->backend->alloc(ws->dev, &ws->block, bytes, err);
+    if (status != SMHF_OK) {
+        smhf_error_prefix(err, "activations of %d tokens in %d rows", shape.tokens, shape.rows);
+        return status;
+    }
+    smhf_plan_make(&ws->plan, &shape, ws->block);
+    ws->shape = shape;
+    return SMHF_OK;
+}
+
+smhf_status smhf_workspace_ensure(smhf_workspace *ws, size_t tokens, size_t rows, smhf_error *err) {
+    if (tokens > INT32_MAX - TOKEN_STEP || rows > tokens) {
+        return smhf_fail(err, SMHF_E_ARG, "a batch of %zu tokens in %zu rows is too large", tokens,
+                         rows);
+    }
+    if (ws->pack != NULL && tokens <= (size_t)ws->shape.tokens && rows <= (size_t)ws->shape.rows) {
+        return SMHF_OK;
+    }
+    smhf_plan_shape shape = ws->shape;
+    if (tokens > (size_t)shape.tokens) {
+        shape.tokens = round_up(tokens, TOKEN_STEP);
+    }
+    if (rows > (size_t)shape.rows) {
+        shape.rows = round_up(rows, ROW_STEP);
+    }
+    release(ws); /* before asking for more, so that the two never stand side by side */
+    const smhf_status status = acquire(ws, shape, err);
+    if (status != SMHF_OK) {
+        release(ws);
+    }
+    return status;
+}
+
+smhf_status smhf_workspace_fill(smhf_workspace *ws, const smhf_batch *batch, size_t first,
+                                size_t end, const uint32_t *sequence_ids, smhf_error *err) {
+    const int32_t start = batch->cu_seqlens[first];
+    SMHF_TRY(smhf_workspace_ensure(ws, (size_t)(batch->cu_seqlens[end] - start), end - first, err));
+    for (size_t row = first; row <= end; row++) {
+        ws->chunk_offsets[row - first] = batch->cu_seqlens[row] - start;
+    }
+    const smhf_pack_input input = {
+        .ids = batch->ids + start,
+        .type_ids = batch->type_ids != NULL ? batch->type_ids + start : NULL,
+        .cu_seqlens = ws->chunk_offsets,
+        .sequence_ids = sequence_ids != NULL ? sequence_ids + first : NULL,
+        .rows = (int32_t)(end - first),
+        .training = ws->shape.training,
+    };
+    return smhf_pack_fill(ws->pack, &input, err);
+}

@@ -1,0 +1,35 @@
+/* workspace.h: what one pass at a time needs: a device queue, a pack, a block of activations.
+ *
+ * Threads: one owner at a time. Grows only; a batch that fits allocates nothing.
+ */
+#ifndef SMHF_MODEL_WORKSPACE_H
+#define SMHF_MODEL_WORKSPACE_H
+
+#include "backend/backend.h"
+#include "model/batch.h"
+#include "model/plan.h"
+
+typedef struct smhf_workspace {
+    smhf_device *dev; /* owned */
+    smhf_pack *pack;  /* owned; NULL until the first ensure */
+    void *block;      /* owned, device: the plan's activations */
+    smhf_plan plan;
+    smhf_plan_shape shape; /* tokens, rows: capacities now */
+    smhf_packing packing;
+    int32_t *chunk_offsets;      /* [shape.rows + 1] cu_seqlens of a piece, from 0 */
+    struct smhf_workspace *next; /* in the model's free list */
+} smhf_workspace;
+
+/* Opens the queue. Close also after failure. */
+smhf_status smhf_workspace_init(smhf_workspace *ws, const char *device, const smhf_config *config,
+                                int training, smhf_dtype dtype, smhf_error *err) SMHF_MUST_USE;
+void smhf_workspace_deinit(smhf_workspace *ws);
+/* Room for a pack of that many tokens and rows. */
+smhf_status smhf_workspace_ensure(smhf_workspace *ws, size_t tokens, size_t rows,
+                                  smhf_error *err) SMHF_MUST_USE;
+/* Ensures room for rows [first, end) of the batch and fills the pack with them. */
+smhf_status smhf_workspace_fill(smhf_workspace *ws, const smhf_batch *batch, size_t first,
+                                size_t end, const uint32_t *sequence_ids,
+                                smhf_error *err) SMHF_MUST_USE;
+
+#endif
