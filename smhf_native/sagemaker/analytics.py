@@ -1,0 +1,5 @@
+"""``sagemaker.analytics``."""
+
+from smhf_native.analytics import TrainingJobAnalytics
+
+__all__ = ["TrainingJobAnalytics"]

@@ -1,0 +1,5 @@
+"""``sagemaker.exceptions``."""
+
+from smhf_native.exceptions import CapacityError, UnexpectedStatusException
+
+__all__ = ["CapacityError", "UnexpectedStatusException"]

@@ -1,0 +1,5 @@
+"""``sagemaker.huggingface.estimator``."""
+
+from smhf_native.huggingface.estimator import HuggingFace
+
+__all__ = ["HuggingFace"]

@@ -1,0 +1,1 @@
+"""The names of ``smdebug`` that notebooks import, over smhf_native.profiler."""
