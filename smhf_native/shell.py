@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from smhf_native.compat import MIRRORS
+from smhf_native.mirrors import MIRRORS
 
 __all__ = ["install", "rewrite"]
 
@@ -26,6 +26,7 @@ _VALUE_OPTIONS = {
     "--progress-bar", "--upgrade-strategy", "--no-binary", "--only-binary", "--report",
 }  # fmt: skip
 _OPERATORS = {"&&", "||", ";", "|", "&"}
+_REDIRECTION = re.compile(r"^(\d*|&)(>>?|<)(?P<target>.*)$")
 _NAME = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
@@ -93,10 +94,28 @@ def _filter_requirements(path: str, dropped: list[str]) -> str:
     return copy.name
 
 
+def _take_redirections(words: list[str]) -> tuple[list[str], str]:
+    """Words without redirections, and those as text to put behind the command."""
+    plain: list[str] = []
+    redirections: list[str] = []
+    at = 0
+    while at < len(words):
+        match = _REDIRECTION.match(words[at])
+        if match is None:
+            plain.append(words[at])
+        elif match["target"]:
+            redirections.append(words[at])
+        else:
+            redirections += [words[at] + shlex.quote(word) for word in words[at + 1 : at + 2]]
+            at += 1
+        at += 1
+    return plain, "".join(" " + text for text in redirections)
+
+
 def _rewrite_segment(segment: str) -> str:
     """One simple command; pip installs are rewritten, anything else comes back as it is."""
     try:
-        words = shlex.split(segment)
+        words, redirections = _take_redirections(shlex.split(segment))
     except ValueError:
         return segment
     arguments = _pip_arguments(words)
@@ -131,7 +150,7 @@ def _rewrite_segment(segment: str) -> str:
         if packages == 0:
             return f"echo {shlex.quote(note + '; nothing installed')}"
         note = f"echo {shlex.quote(note)} && "
-    return f"{note}{shlex.join([sys.executable, '-m', 'pip', 'install', *kept])}"
+    return f"{note}{shlex.join([sys.executable, '-m', 'pip', 'install', *kept])}{redirections}"
 
 
 def rewrite(command: str) -> str:

@@ -151,7 +151,8 @@ def check_import(module: str, target: str) -> str | None:
     if compiled and room != other[1]:
         return "a compiled module is imported by its own room only"
     if room in FLOOR3_ROOMS and other[1] in FLOOR3_ROOMS and other[1] != room:
-        return f"room {room} may not import room {other[1]}; join them in {', '.join(sorted(JOINERS))} or floor 4"
+        where = ", ".join(sorted(JOINERS))
+        return f"room {room} may not import room {other[1]}; join them in {where} or floor 4"
     return None
 
 
