@@ -28,7 +28,7 @@ _EXPORTS = {
     "errors": "smhf_native.errors",
 }
 
-__all__ = ["__version__", *sorted(_EXPORTS)]
+__all__ = ["__version__", *sorted(_EXPORTS)]  # noqa: PLE0604
 
 logging.getLogger("smhf_native").addHandler(logging.NullHandler())
 

@@ -47,7 +47,8 @@ _OPINIONS = [
         "it is pretty and easy to wear", "I would buy it again on sale", "nice drape and a flattering neckline",
     ],
     [
-        "I absolutely love it", "it fits perfectly and I get compliments every time", "gorgeous, soft and beautifully made",
+        "I absolutely love it", "it fits perfectly and I get compliments every time",
+        "gorgeous, soft and beautifully made",
         "the most flattering thing in my closet", "perfect length, perfect colour, perfect fit",
         "I bought a second one at once", "stunning in person and so comfortable", "worth every penny",
     ],

@@ -32,8 +32,8 @@ ROOM_MAY_INCLUDE = {
 PUBLIC_HEADERS = {
     "tokenizer": {"tokenizer.h"},
     "backend": {"backend.h"},
-    "backend_cpu": {"cpu_backend.h"},
-    "backend_cuda": {"cuda_backend.h"},
+    "backend_cpu": {"backend_cpu.h"},
+    "backend_cuda": {"backend_cuda.h"},
     "model": {"model.h", "trainer.h"},
     "invoker": {"invoker.h"},
     "server": {"server.h"},

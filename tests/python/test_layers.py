@@ -29,7 +29,7 @@ def test_c_habits(repo_root: Path) -> None:
 PLANTED_C = [
     ("common/arena.c", '#include "tokenizer/tokenizer.h"\n', "common depends on nobody"),
     ("tokenizer/vocab.c", "#include <Python.h>\n", "py_common.h"),
-    ("model/config.c", '#include "backend_cpu/cpu_backend.h"\n', "may not include room backend_cpu"),
+    ("model/config.c", '#include "backend_cpu/backend_cpu.h"\n', "may not include room backend_cpu"),
     ("trace/reader.c", "#include <zlib.h>\n", "inflate.c"),
     ("model/config.c", "#include <dlfcn.h>\n", "library.c"),
     ("tokenizer/vocab.c", '#include "vocab_private.h"\n', "room/file.h"),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from smhf_native import shell
 
 PIP = shlex.join([sys.executable, "-m", "pip", "install"])
