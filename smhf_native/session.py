@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from smhf_native.exceptions import ModeError
-from smhf_native.store import Store, join_uri, parse_uri
+from smhf_native.store import Store, join_uri, parse_uri, relative_key
 
 __all__ = [
     "LOCAL_ACCOUNT",
@@ -274,7 +274,7 @@ sagemaker_metrics_client : optional
         single = bool(os.path.splitext(key_prefix)[1])
         written: list[str] = []
         for key in keys:
-            tail = os.path.basename(key) if single else _below_prefix(key, key_prefix)
+            tail = os.path.basename(key) if single else relative_key(key, key_prefix)
             target = os.path.join(os.fspath(path), tail)
             if any(part in ("..", "") for part in tail.split("/")):
                 raise ValueError(f"download_data: the key {key!r} would leave the folder {os.fspath(path)!r}")
@@ -383,15 +383,6 @@ sagemaker_metrics_client : optional
     def _need_local(self, what: str) -> None:
         if not self.is_local:
             raise ModeError(f"{what} exists in local mode only; this session is in 'aws' mode")
-
-
-def _below_prefix(key: str, prefix: str) -> str:
-    """Return ``key`` relative to the folder ``prefix``, or to the prefix's parent folder."""
-    folder = prefix.rstrip("/")
-    if folder and key.startswith(folder + "/"):
-        return key[len(folder) + 1 :]
-    parent = prefix.rpartition("/")[0]
-    return key[len(parent) + 1 :] if parent else key
 
 
 def get_execution_role(sagemaker_session: Session | None = None, use_default: bool = False) -> str:

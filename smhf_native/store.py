@@ -14,7 +14,7 @@ from pathlib import Path
 
 from smhf_native.exceptions import ObjectNotFoundError
 
-__all__ = ["Store", "join_uri", "parse_uri"]
+__all__ = ["Store", "join_uri", "parse_uri", "relative_key"]
 
 # Files being written; they are never listed.
 _TEMPORARY = ".smhf-tmp-"
@@ -47,6 +47,15 @@ def parse_uri(uri: str) -> tuple[str, str]:
 def join_uri(base: str, *parts: str) -> str:
     """Join an address and further parts with exactly one slash between them."""
     return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts if part.strip("/"))])
+
+
+def relative_key(key: str, prefix: str) -> str:
+    """Return ``key`` relative to the folder ``prefix``, or to the parent of a prefix that is no folder."""
+    folder = prefix.rstrip("/")
+    if folder and key.startswith(folder + "/"):
+        return key[len(folder) + 1 :]
+    parent = prefix.rpartition("/")[0]
+    return key[len(parent) + 1 :] if parent else key
 
 
 class Store:
