@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from smhf_native.aws import images, payloads
+from smhf_native.errors import SmhfError
 from smhf_native.exceptions import ModeError
 from smhf_native.huggingface.naming import base_name_from_image, name_from_base
 from smhf_native.inputs import input_config
@@ -388,7 +389,14 @@ class HuggingFace:
 
         waiting.log_kind(logs)
         request = self._request(inputs, job_name, experiment_config)
-        self.sagemaker_session.sagemaker_client.create_training_job(**request)
+        try:
+            self.sagemaker_session.sagemaker_client.create_training_job(**request)
+        except SmhfError:
+            if self.sagemaker_session.is_local:  # a refused job leaves nothing behind
+                staged = json.loads(request["HyperParameters"]["sagemaker_submit_directory"])
+                if staged != self.source_dir:
+                    self.sagemaker_session.store.delete(staged)
+            raise
         job = TrainingJobHandle(self.sagemaker_session, request["TrainingJobName"])
         self.latest_training_job = job
         self.jobs.append(job)

@@ -35,9 +35,7 @@ def _activate_mirrors() -> None:
     try:
         from smhf_native import compat
     except ImportError as error:
-        if error.name not in ("smhf_native.compat", None):
-            raise
-        print("smhf_native: compat is not part of this build; mirrored names are not active", flush=True)
+        print(f"smhf_native: the mirrored names are not active: {error}", flush=True)
         return
     compat.activate()
 

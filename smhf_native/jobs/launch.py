@@ -152,7 +152,7 @@ def start(
 
 def stop(record: JobRecord) -> None:
     """Ask a job to stop and return at once; a job that has ended is left alone."""
-    if record.status() in TERMINAL:
+    if record.status in TERMINAL:
         return
     write_json(record.folder / "stop.json", {"requested": time.time()})
     pid = record.pid()

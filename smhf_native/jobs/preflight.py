@@ -154,7 +154,12 @@ def _check_weights(parameters: dict[str, Any], tops: set[str]) -> int:
             continue
         if name.startswith(("s3://", "/opt/ml/")) or name.removeprefix("./").split("/")[0] in tops:
             continue  # the script's own business: a channel, or a folder beside it
-        folder = Path(hub.resolve(name))
+        if not os.path.isabs(name) and Path(name).is_dir():
+            raise PreflightError(
+                f"hyperparameter {key}={name!r} is a folder relative to {os.getcwd()}, but the script runs in "
+                f"a folder of its own: give {os.path.abspath(name)!r}"
+            )
+        folder = Path(hub.resolve(name, needs=(*hub.MODEL_FILES, *hub.TOKENIZER_FILES)))
         return sum(item.stat().st_size for item in folder.glob("*.safetensors")) or sum(
             item.stat().st_size for item in folder.glob("pytorch_model*.bin")
         )

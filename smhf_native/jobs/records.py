@@ -242,8 +242,9 @@ class JobRecord:
             return value
         return self._mark_dead(value, reason)
 
+    @property
     def status(self) -> str:
-        """Return ``TrainingJobStatus``."""
+        """``TrainingJobStatus`` of the job, now."""
         return str(self.describe_raw()["TrainingJobStatus"])
 
     def metrics(self) -> list[dict[str, Any]]:

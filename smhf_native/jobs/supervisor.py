@@ -415,17 +415,17 @@ class Supervisor:
         return rest
 
     def _line(self, text: str) -> None:
-        for name, value in self._scanner.scan(text):
-            now = time.time()
-            entry = {"MetricName": name, "Value": value, "Timestamp": now}
-            self._metrics.write((json.dumps(entry) + "\n").encode("utf-8"))
-            self._final[name] = entry
         # A progress bar rewrites its line: keep what a terminal would show in the end.
         shown = text.rstrip("\r").rpartition("\r")[2]
         self._write_line(shown)
         self._tail.append(self._mask(shown))
         if len(self._tail) > 200:
             del self._tail[:100]
+        for name, value in self._scanner.scan(text):
+            now = time.time()
+            entry = {"MetricName": name, "Value": value, "Timestamp": now}
+            self._metrics.write((json.dumps(entry) + "\n").encode("utf-8"))
+            self._final[name] = entry
 
     def _flush_final(self, force: bool = False) -> None:
         now = time.time()
@@ -566,7 +566,7 @@ class Supervisor:
                         StatusDetails="the job failed before the rule ran",
                         LastModifiedTime=now,
                     )
-        self.enter("Failed", reason, "Failed")
+        self.enter("Failed", "Training job failed", "Failed")
 
 
 def main(argv: list[str]) -> int:

@@ -105,10 +105,14 @@ class JobFollower:
         self._next_check = 0.0
 
     def step(self) -> bool:
-        """Print what is new; return True when the job has ended and everything was printed."""
-        ended = self._describe()
+        """Print what is new, by time; return True when the job has ended and everything was printed."""
+        lines: list[tuple[float, str]] = []
+        ended = self._describe(lines)
         if self._log:
-            self._print_log()
+            self._read_log(lines)
+        lines.sort(key=lambda item: item[0])  # stable: lines of one moment keep their order
+        for _, line in lines:
+            self._print(line)
         if ended:
             for line in summary_lines(self.description):
                 self._print(line)
@@ -122,7 +126,7 @@ class JobFollower:
             encoding = stream.encoding or "ascii"
             print(line.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
 
-    def _describe(self) -> bool:
+    def _describe(self, lines: list[tuple[float, str]]) -> bool:
         path = self.record.folder / "describe.json"
         status = path.stat()
         signature = (status.st_mtime_ns, status.st_ino)
@@ -133,18 +137,15 @@ class JobFollower:
         self._signature, self._next_check = signature, now + 2.0
         self.description = self.record.describe_raw()
         transitions = self.description.get("SecondaryStatusTransitions", [])
-        ended = self.description["TrainingJobStatus"] in TERMINAL
-        if self._log and ended:
-            self._print_log()
         for transition in transitions[self._transitions :]:
-            self._print(transition_line(transition, transition["StartTime"]))
+            lines.append((transition["StartTime"], transition_line(transition, transition["StartTime"])))
         self._transitions = len(transitions)
         if self._rules:
-            for line in rule_lines(self.description, self._seen):
-                self._print(line)
-        return ended
+            changed = self.description["LastModifiedTime"]
+            lines += [(changed, line) for line in rule_lines(self.description, self._seen)]
+        return self.description["TrainingJobStatus"] in TERMINAL
 
-    def _print_log(self) -> None:
+    def _read_log(self, lines: list[tuple[float, str]]) -> None:
         try:
             with open(self.record.log_path, "rb") as stream:
                 stream.seek(self._offset)
@@ -152,9 +153,14 @@ class JobFollower:
         except FileNotFoundError:
             return
         self._offset += len(data)
-        *lines, self._rest = (self._rest + self._decoder.decode(data)).split("\n")
-        for line in lines:
-            self._print(line.partition(" ")[2])
+        *whole, self._rest = (self._rest + self._decoder.decode(data)).split("\n")
+        for line in whole:
+            stamp, _, text = line.partition(" ")
+            try:
+                moment = float(stamp)
+            except ValueError:
+                continue
+            lines.append((moment, text))
 
 
 def follow_local(
