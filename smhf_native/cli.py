@@ -292,3 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"smhf {args.command}: {text}", file=sys.stderr)
         return 1
     return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

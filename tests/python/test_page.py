@@ -103,7 +103,7 @@ def test_script_is_shown(executed: tuple[pages.Page, Any, str]) -> None:
 
 
 def test_metrics(executed: tuple[pages.Page, Any, str]) -> None:
-    prepared, notebook, script = executed
+    _, notebook, _ = executed
     html = "".join(outputs(notebook, "df.head(10)")[-1]["data"]["text/html"])
     names = set(re.findall(r"<td>((?:eval_)?[a-z0-9_]+)</td>", html))
     assert {"eval_loss", "eval_accuracy"} <= names
@@ -147,7 +147,14 @@ from smhf_native.model import extract_archive
 folder = tempfile.mkdtemp()
 extract_archive({str(model)!r}, folder)
 text = pd.read_csv("data/test.csv")["text"].iloc[0]
-print(json.dumps(smhf.pipeline("text-classification", model=folder)([text])[0]))
+expected = smhf.pipeline("text-classification", model=folder)([text])[0]
+import urllib.request
+with smhf.serve({str(model)!r}) as server:
+    request = urllib.request.Request(server.url.rstrip("/") + "/invocations",
+        data=json.dumps({{"inputs": [text]}}).encode(), headers={{"Content-Type": "application/json"}})
+    served = json.load(urllib.request.build_opener(urllib.request.ProxyHandler({{}})).open(request))[0]
+assert served["label"] == expected["label"] and abs(served["score"] - expected["score"]) <= 1e-6
+print(json.dumps(expected))
 """
     ours = prepared.python(code)
     assert ours.returncode == 0, ours.stderr
