@@ -1,0 +1,129 @@
+/* cpu_device.h: what the op files of backend_cpu share; private to the room. */
+#ifndef SMHF_BACKEND_CPU_CPU_DEVICE_H
+#define SMHF_BACKEND_CPU_CPU_DEVICE_H
+
+#include "backend_cpu/cpu_kernels.h"
+#include "backend_cpu/cpu_matmul.h"
+
+#include <stdatomic.h>
+
+typedef struct cpu_device {
+    smhf_device base; /* first: a smhf_device * is a cpu_device * */
+    const cpu_kernels *kernels;
+    cpu_matmul matmul;
+
+    /* scratch for bodies of a parallel loop: each takes a slot for as long as it runs */
+    char *slots;
+    size_t slot_bytes;
+    int slot_count;
+    atomic_int *slot_taken; /* [slot_count] */
+
+    /* scratch of a whole op: partial sums of two-stage reductions */
+    char *partials;
+    size_t partials_bytes;
+} cpu_device;
+
+struct smhf_weight {
+    smhf_tensor source; /* F32: the weight is its source */
+};
+
+/* The device, or NULL when an earlier op has failed: then this one does nothing. */
+static inline cpu_device *cpu_begin(smhf_device *dev) {
+    return dev->failure.code == SMHF_OK ? (cpu_device *)dev : NULL;
+}
+
+/* Row r of an F32 tensor. */
+static inline float *cpu_row(smhf_tensor t, int64_t r) {
+    return (float *)t.data + r * t.ld;
+}
+
+/* 0 and a kept sentence unless every present tensor of the op is F32 in row layout. */
+int cpu_all_f32(smhf_device *dev, const char *op, const smhf_tensor *tensors, size_t count);
+#define CPU_ALL_F32(dev, op, ...)                                           \
+    cpu_all_f32((dev), (op), (const smhf_tensor[]){__VA_ARGS__},            \
+                sizeof((smhf_tensor[]){__VA_ARGS__}) / sizeof(smhf_tensor))
+
+/* At least `bytes` in each slot and one slot for each thread; 0 on failure, which is kept. */
+int cpu_slots_reserve(cpu_device *cpu, size_t bytes);
+/* Waits while all slots are taken (the pool grew in the middle of an op). */
+void *cpu_slot_take(cpu_device *cpu, int *index);
+void cpu_slot_give(cpu_device *cpu, int index);
+/* The op's own scratch; NULL on failure, which is kept. */
+void *cpu_partials_reserve(cpu_device *cpu, size_t bytes);
+
+/* The BLAS, opened now if it was not. */
+const cpu_matmul *cpu_matmul_of(cpu_device *cpu);
+
+/* Best tier of this processor, lowered by SMHF_CPU_TIER. */
+const cpu_kernels *cpu_features_kernels(void);
+/* Model name of the processor, or "CPU". */
+void cpu_features_name(char *out, size_t size);
+
+/* Counters of one row's dropout. Returns `draw`, or NULL when dropout is off. */
+const cpu_draw *cpu_draw_row(cpu_draw *draw, const smhf_dropout *dropout, const smhf_pack *pack,
+                             smhf_axis axis, int64_t row);
+
+/* How many rows go into one chunk, so that a chunk is worth a thread's while; depends on the row's
+ * length only. */
+static inline size_t cpu_rows_chunk(int32_t cols) {
+    size_t rows = 32768 / (size_t)(cols > 0 ? cols : 1);
+    return rows > 0 ? rows : 1;
+}
+
+/* ops, one file each family */
+void cpu_embedding_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor stats,
+                       const smhf_embedding *tables, float eps, const smhf_pack *pack,
+                       smhf_dropout dropout);
+void cpu_embedding_bwd(smhf_device *dev, const smhf_embedding *grads, smhf_tensor dout,
+                       smhf_tensor stats, const smhf_embedding *tables, const smhf_pack *pack,
+                       smhf_dropout dropout);
+void cpu_linear_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor x, const smhf_weight *w,
+                    smhf_tensor bias, const smhf_pack *pack, smhf_axis axis);
+void cpu_linear_act_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor pre, smhf_tensor x,
+                        const smhf_weight *w, smhf_tensor bias, smhf_act act,
+                        const smhf_pack *pack, smhf_axis axis);
+void cpu_linear_bwd_input(smhf_device *dev, smhf_tensor dx, smhf_tensor dy, const smhf_weight *w,
+                          int accumulate, const smhf_pack *pack, smhf_axis axis);
+void cpu_linear_act_bwd_input(smhf_device *dev, smhf_tensor dpre, smhf_tensor dy,
+                              const smhf_weight *w, smhf_tensor saved, smhf_act act,
+                              const smhf_pack *pack, smhf_axis axis);
+void cpu_linear_bwd_weight(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias, smhf_tensor dy,
+                           smhf_tensor x, const smhf_pack *pack, smhf_axis axis);
+void cpu_act_bwd(smhf_device *dev, smhf_tensor dpre, smhf_tensor dy, smhf_tensor saved,
+                 smhf_act act, const smhf_pack *pack, smhf_axis axis);
+void cpu_attention_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
+                       smhf_tensor k, smhf_tensor v, const smhf_pack *pack, smhf_axis query_axis,
+                       int32_t heads, float scale, smhf_dropout dropout);
+void cpu_attention_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dk, smhf_tensor dv,
+                       smhf_tensor dout, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
+                       smhf_tensor k, smhf_tensor v, const smhf_pack *pack, smhf_axis query_axis,
+                       int32_t heads, float scale, smhf_dropout dropout);
+void cpu_residual_layernorm_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor sum,
+                                smhf_tensor stats, smhf_tensor x, smhf_tensor residual,
+                                smhf_tensor gamma, smhf_tensor beta, float eps,
+                                const smhf_pack *pack, smhf_axis axis, smhf_dropout dropout);
+void cpu_residual_layernorm_bwd(smhf_device *dev, smhf_tensor dsum, smhf_tensor dx,
+                                smhf_tensor dgamma, smhf_tensor dbeta, smhf_tensor dout,
+                                smhf_tensor sum, smhf_tensor stats, smhf_tensor gamma,
+                                const smhf_pack *pack, smhf_axis axis, smhf_dropout dropout);
+void cpu_dropout(smhf_device *dev, smhf_tensor y, smhf_tensor x, const smhf_pack *pack,
+                 smhf_axis axis, smhf_dropout dropout);
+void cpu_gather_rows(smhf_device *dev, smhf_tensor out, smhf_tensor x, const smhf_pack *pack);
+void cpu_scatter_add_rows(smhf_device *dev, smhf_tensor dx, smhf_tensor dout,
+                          const smhf_pack *pack);
+void cpu_loss(smhf_device *dev, float *loss, smhf_tensor dlogits, smhf_tensor logits,
+              smhf_tensor targets, const smhf_loss_options *options, const smhf_pack *pack,
+              smhf_axis axis);
+void cpu_grad_norm(smhf_device *dev, smhf_step *step, const smhf_segment *segments,
+                   int32_t segment_count, float max_norm);
+void cpu_adamw_op(smhf_device *dev, const smhf_step *step, const smhf_segment *segments,
+                  int32_t segment_count, const smhf_adamw_options *options);
+void cpu_axpy(smhf_device *dev, float *y, const float *x, float alpha, int64_t count);
+void cpu_convert(smhf_device *dev, smhf_tensor dst, smhf_tensor src);
+
+/* Scratch that the ops of one file need for a batch up to these limits. */
+size_t cpu_attention_scratch(const cpu_matmul *matmul, int32_t length);
+size_t cpu_linear_scratch(const cpu_matmul *matmul);
+size_t cpu_layernorm_partials(int32_t rows, int32_t hidden);
+
+#endif

@@ -1,0 +1,126 @@
+/* cpu_loss.c: cross-entropy, mean squared error, binary cross-entropy, with their gradients. Few
+ * numbers, so double precision and one thread. */
+#include "backend_cpu/cpu_device.h"
+
+#include <math.h>
+#include <string.h>
+
+static double class_weight(const smhf_loss_options *o, int32_t c) {
+    return o->class_weights != NULL ? (double)o->class_weights[c] : 1.0;
+}
+
+static int32_t label_of(smhf_tensor targets, int32_t row) {
+    return ((const int32_t *)targets.data)[(int64_t)row * targets.ld];
+}
+
+/* log of the sum of exponentials */
+static double log_sum(const float *x, int32_t n) {
+    double greatest = (double)x[0], sum = 0.0;
+    for (int32_t c = 1; c < n; c++) {
+        greatest = (double)x[c] > greatest ? (double)x[c] : greatest;
+    }
+    for (int32_t c = 0; c < n; c++) {
+        sum += exp((double)x[c] - greatest);
+    }
+    return greatest + log(sum);
+}
+
+static void scale_row(float *d, double alpha, int32_t n) {
+    for (int32_t c = 0; c < n; c++) {
+        d[c] = (float)((double)d[c] * alpha);
+    }
+}
+
+/* The row's loss, before the division; its gradient into d when present. d may be x. */
+static double cross_entropy_row(float *d, const float *x, int32_t label, int32_t n,
+                                const smhf_loss_options *o, double grad_factor) {
+    if (label < 0 || label >= n) {
+        for (int32_t c = 0; d != NULL && c < n; c++) {
+            d[c] = NAN;
+        }
+        return NAN;
+    }
+    double smooth = (double)o->label_smoothing, lse = log_sum(x, n);
+    double hard = (1.0 - smooth) * class_weight(o, label);
+    double loss = hard * (lse - (double)x[label]), weight_sum = 0.0;
+    if (smooth > 0.0) {
+        for (int32_t c = 0; c < n; c++) {
+            loss += smooth / n * class_weight(o, c) * (lse - (double)x[c]);
+            weight_sum += class_weight(o, c);
+        }
+    }
+    for (int32_t c = 0; d != NULL && c < n; c++) {
+        double p = exp((double)x[c] - lse);
+        double g = (hard + smooth / n * weight_sum) * p - (c == label ? hard : 0.0) -
+                   (smooth > 0.0 ? smooth / n * class_weight(o, c) : 0.0);
+        d[c] = (float)(g * grad_factor);
+    }
+    return loss;
+}
+
+static void cross_entropy(float *loss, smhf_tensor dlogits, smhf_tensor logits,
+                          smhf_tensor targets, const smhf_loss_options *o, int32_t rows) {
+    double count = 0.0, sum = 0.0;
+    for (int32_t r = 0; r < rows; r++) {
+        int32_t label = label_of(targets, r);
+        if (label != o->ignore_label) {
+            count += label >= 0 && label < logits.cols ? class_weight(o, label) : 1.0;
+        }
+    }
+    double divisor = o->denominator > 0.0f ? (double)o->denominator : count;
+    for (int32_t r = 0; r < rows; r++) {
+        float *d = dlogits.data != NULL ? cpu_row(dlogits, r) : NULL;
+        int32_t label = label_of(targets, r);
+        if (label != o->ignore_label) {
+            sum += cross_entropy_row(d, cpu_row(logits, r), label, logits.cols, o,
+                                     (double)o->grad_scale / divisor);
+        } else if (d != NULL) {
+            memset(d, 0, (size_t)logits.cols * sizeof *d);
+        }
+    }
+    *loss = (float)(sum / divisor);
+}
+
+/* Both are sums over all elements: (x - t)^2, or log(1 + e^x) - t x written so that nothing
+ * overflows. */
+static void elementwise(float *loss, smhf_tensor dlogits, smhf_tensor logits, smhf_tensor targets,
+                        const smhf_loss_options *o, int32_t rows) {
+    double divisor = o->denominator > 0.0f ? (double)o->denominator
+                                           : (double)rows * (double)logits.cols;
+    double sum = 0.0;
+    for (int32_t r = 0; r < rows; r++) {
+        float *d = dlogits.data != NULL ? cpu_row(dlogits, r) : NULL;
+        for (int32_t c = 0; c < logits.cols; c++) {
+            double x = (double)cpu_row(logits, r)[c], t = (double)cpu_row(targets, r)[c], g;
+            if (o->kind == SMHF_LOSS_MSE) {
+                sum += (x - t) * (x - t);
+                g = 2.0 * (x - t);
+            } else {
+                double e = exp(-fabs(x));
+                sum += (x < 0.0 ? 0.0 : x) - t * x + log1p(e);
+                g = (x < 0.0 ? e / (1.0 + e) : 1.0 / (1.0 + e)) - t;
+            }
+            if (d != NULL) {
+                d[c] = (float)g;
+            }
+        }
+        if (d != NULL) {
+            scale_row(d, (double)o->grad_scale / divisor, logits.cols);
+        }
+    }
+    *loss = (float)(sum / divisor);
+}
+
+void cpu_loss(smhf_device *dev, float *loss, smhf_tensor dlogits, smhf_tensor logits,
+              smhf_tensor targets, const smhf_loss_options *options, const smhf_pack *pack,
+              smhf_axis axis) {
+    if (cpu_begin(dev) == NULL || !CPU_ALL_F32(dev, "loss", dlogits, logits)) {
+        return;
+    }
+    int32_t rows = smhf_pack_count(pack, axis);
+    if (options->kind == SMHF_LOSS_CROSS_ENTROPY) {
+        cross_entropy(loss, dlogits, logits, targets, options, rows);
+    } else {
+        elementwise(loss, dlogits, logits, targets, options, rows);
+    }
+}
