@@ -123,7 +123,9 @@ def cflags(sanitize: str = "") -> list[str]:
 
 
 def extra_cflags(source: Path) -> list[str]:
-    """Flags of one file: -Wconversion in parsers, nothing else so far."""
+    """Flags of one file: -Wconversion in parsers; the CPU's inner loops need vectors."""
+    if source.name.startswith("cpu_kernels_"):
+        return ["-fno-trapping-math"]  # lets selects become vector blends; results are the same
     return ["-Wconversion"] if source.name in CONVERSION_SOURCES else []
 
 
@@ -201,13 +203,28 @@ def build_core(folder: Path, lib_folder: Path, sanitize: str = "") -> Path:
     return link(lib_folder / "libsmhf.so", objects, flags)
 
 
+def _static_openblas() -> list[str]:
+    """Link flags for a private copy of OpenBLAS; empty where there is no static library."""
+    folders = [f for f in OPENBLAS.flags if f.startswith("-L")]
+    flags = [*folders, "-l:libopenblas.a", "-Wl,--exclude-libs,ALL", "-pthread", "-lm"]
+    program = "#include <cblas.h>\nint main(void) { openblas_set_num_threads(1); return 0; }\n"
+    include = [f for f in OPENBLAS.flags if f.startswith("-I")]
+    return flags if _links(program, [*include, *flags]) else []
+
+
 def build_provider(folder: Path, lib_folder: Path, sanitize: str = "") -> Path | None:
-    """libsmhf_openblas.so, opened when a matmul first needs it; None without OpenBLAS."""
+    """libsmhf_openblas.so, opened when a matmul first needs it; None without OpenBLAS.
+
+    It holds an OpenBLAS of its own where the static library is there: that one may be told to use
+    one thread without changing the thread count of a shared copy that NumPy may use.
+    """
     if switch("SMHF_BLAS") == "plain" or not OPENBLAS.found() or not PROVIDER_SOURCE.exists():
         return None
     include = [f for f in OPENBLAS.flags if f.startswith("-I")]
-    objects = compile_all([PROVIDER_SOURCE], [*cflags(sanitize), *include], folder)
-    return link(lib_folder / "libsmhf_openblas.so", objects, ["-shared", *OPENBLAS.flags])
+    static = _static_openblas() if switch("SMHF_BLAS") != "shared" else []
+    define = ["-DSMHF_BLAS_OWN_COPY"] if static else []
+    objects = compile_all([PROVIDER_SOURCE], [*cflags(sanitize), *include, *define], folder)
+    return link(lib_folder / "libsmhf_openblas.so", objects, ["-shared", *(static or OPENBLAS.flags)])
 
 
 def module_sources(room: str) -> list[Path]:

@@ -76,8 +76,7 @@ static void head_fwd(const attention_task *task, const head_range *r, void *blas
             cpu_draw storage;
             float greatest;
             const cpu_draw *draw = draw_of(&storage, task, r, first + i);
-            sums[i] =
-                kernels->softmax_fwd(scores + i * ld, &greatest, task->scale, draw, r->keys);
+            sums[i] = kernels->softmax_fwd(scores + i * ld, &greatest, task->scale, draw, r->keys);
             if (task->lse.data != NULL) {
                 cpu_row(task->lse, row + i)[r->head] = greatest + logf(sums[i]);
             }
@@ -122,10 +121,10 @@ static void head_bwd(const attention_task *task, const head_range *r, void *blas
         const float *q = cpu_row(task->q, row) + r->column;
         const float *dout = cpu_row(task->dout, row) + r->column;
         float beta = first == 0 ? 0.0f : 1.0f;
-        cpu_matmul_run(matmul, blas, 0, 1, count, r->keys, size, q, task->q.ld, k, task->k.ld,
-                       0.0f, p, ld);
-        cpu_matmul_run(matmul, blas, 0, 1, count, r->keys, size, dout, task->dout.ld, v,
-                       task->v.ld, 0.0f, dp, ld);
+        cpu_matmul_run(matmul, blas, 0, 1, count, r->keys, size, q, task->q.ld, k, task->k.ld, 0.0f,
+                       p, ld);
+        cpu_matmul_run(matmul, blas, 0, 1, count, r->keys, size, dout, task->dout.ld, v, task->v.ld,
+                       0.0f, dp, ld);
         for (int32_t i = 0; i < count; i++) {
             cpu_draw storage;
             /* sum over keys of p dp, dropout included, is dout . out */
@@ -161,8 +160,7 @@ static int64_t score_ld_of(int32_t length) {
 }
 
 size_t cpu_attention_scratch(const cpu_matmul *matmul, int32_t length) {
-    return matmul->scratch_bytes +
-           2 * QUERY_TILE * (size_t)score_ld_of(length) * sizeof(float);
+    return matmul->scratch_bytes + 2 * QUERY_TILE * (size_t)score_ld_of(length) * sizeof(float);
 }
 
 /* Short sequences: several (sequence, head) pairs make a chunk. By shapes only. */
@@ -203,8 +201,7 @@ void cpu_attention_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dk, smhf_te
                        smhf_tensor k, smhf_tensor v, const smhf_pack *pack, smhf_axis query_axis,
                        int32_t heads, float scale, smhf_dropout dropout) {
     cpu_device *cpu = cpu_begin(dev);
-    if (cpu == NULL ||
-        !CPU_ALL_F32(dev, "attention_bwd", dq, dk, dv, dout, out, lse, q, k, v)) {
+    if (cpu == NULL || !CPU_ALL_F32(dev, "attention_bwd", dq, dk, dv, dout, out, lse, q, k, v)) {
         return;
     }
     attention_task task = {.cpu = cpu, .out = out, .lse = lse, .q = q, .k = k, .v = v};

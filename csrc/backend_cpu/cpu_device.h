@@ -39,8 +39,8 @@ static inline float *cpu_row(smhf_tensor t, int64_t r) {
 
 /* 0 and a kept sentence unless every present tensor of the op is F32 in row layout. */
 int cpu_all_f32(smhf_device *dev, const char *op, const smhf_tensor *tensors, size_t count);
-#define CPU_ALL_F32(dev, op, ...)                                           \
-    cpu_all_f32((dev), (op), (const smhf_tensor[]){__VA_ARGS__},            \
+#define CPU_ALL_F32(dev, op, ...)                                                                  \
+    cpu_all_f32((dev), (op), (const smhf_tensor[]){__VA_ARGS__},                                   \
                 sizeof((smhf_tensor[]){__VA_ARGS__}) / sizeof(smhf_tensor))
 
 /* At least `bytes` in each slot and one slot for each thread; 0 on failure, which is kept. */
@@ -80,8 +80,8 @@ void cpu_embedding_bwd(smhf_device *dev, const smhf_embedding *grads, smhf_tenso
 void cpu_linear_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor x, const smhf_weight *w,
                     smhf_tensor bias, const smhf_pack *pack, smhf_axis axis);
 void cpu_linear_act_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor pre, smhf_tensor x,
-                        const smhf_weight *w, smhf_tensor bias, smhf_act act,
-                        const smhf_pack *pack, smhf_axis axis);
+                        const smhf_weight *w, smhf_tensor bias, smhf_act act, const smhf_pack *pack,
+                        smhf_axis axis);
 void cpu_linear_bwd_input(smhf_device *dev, smhf_tensor dx, smhf_tensor dy, const smhf_weight *w,
                           int accumulate, const smhf_pack *pack, smhf_axis axis);
 void cpu_linear_act_bwd_input(smhf_device *dev, smhf_tensor dpre, smhf_tensor dy,

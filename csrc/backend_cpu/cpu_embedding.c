@@ -151,8 +151,8 @@ static void type_body(void *context, size_t begin, size_t end) {
     for (int32_t type = 0; type < task->table.rows; type++) {
         for (int32_t t0 = 0; t0 < task->pack->tokens; t0 += PARTIAL_ROWS) {
             float block[TYPE_COLS] = {0};
-            int32_t t1 = task->pack->tokens - t0 < PARTIAL_ROWS ? task->pack->tokens
-                                                                : t0 + PARTIAL_ROWS;
+            int32_t t1 =
+                task->pack->tokens - t0 < PARTIAL_ROWS ? task->pack->tokens : t0 + PARTIAL_ROWS;
             for (int32_t t = t0; t < t1; t++) {
                 if (task->pack->type_ids[t] == type) {
                     task->kernels->axpy(block, cpu_row(task->d, t) + begin, 1.0f, cols);
@@ -167,8 +167,8 @@ void cpu_embedding_bwd(smhf_device *dev, const smhf_embedding *grads, smhf_tenso
                        smhf_tensor stats, const smhf_embedding *tables, const smhf_pack *pack,
                        smhf_dropout dropout) {
     cpu_device *cpu = cpu_begin(dev);
-    if (cpu == NULL || !CPU_ALL_F32(dev, "embedding_bwd", dout, stats, grads->word,
-                                    grads->position, grads->type, tables->word)) {
+    if (cpu == NULL || !CPU_ALL_F32(dev, "embedding_bwd", dout, stats, grads->word, grads->position,
+                                    grads->type, tables->word)) {
         return;
     }
     if (!pack->has_order && pack->tokens > 0) {

@@ -82,8 +82,8 @@ static void linear_body(void *context, size_t begin, size_t end) {
         }
         const float *a = task->a + (task->ta ? (int64_t)row : (int64_t)row * task->lda);
         const float *b = task->b + (task->tb ? (int64_t)col * task->ldb : (int64_t)col);
-        cpu_matmul_run(&cpu->matmul, scratch, task->ta, task->tb, rows, cols, task->k, a,
-                       task->lda, b, task->ldb, task->beta, c, ldc);
+        cpu_matmul_run(&cpu->matmul, scratch, task->ta, task->tb, rows, cols, task->k, a, task->lda,
+                       b, task->ldb, task->beta, c, ldc);
         if (task->epilogue != EPILOGUE_NONE) {
             finish_tile(task, c, ldc, row, rows, col, cols);
         }
@@ -126,8 +126,8 @@ static void run_linear(linear_task *task) {
 }
 
 void cpu_linear_act_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor pre, smhf_tensor x,
-                        const smhf_weight *w, smhf_tensor bias, smhf_act act,
-                        const smhf_pack *pack, smhf_axis axis) {
+                        const smhf_weight *w, smhf_tensor bias, smhf_act act, const smhf_pack *pack,
+                        smhf_axis axis) {
     cpu_device *cpu = cpu_begin(dev);
     if (cpu == NULL || !CPU_ALL_F32(dev, "linear_act_fwd", y, pre, x, bias)) {
         return;
@@ -142,9 +142,9 @@ void cpu_linear_act_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor pre, smhf_t
     task.pre = pre;
     task.bias = bias.data;
     task.act = act;
-    task.epilogue =
-        bias.data != NULL || act != SMHF_ACT_NONE || pre.data != NULL ? EPILOGUE_BIAS_ACT
-                                                                      : EPILOGUE_NONE;
+    task.epilogue = bias.data != NULL || act != SMHF_ACT_NONE || pre.data != NULL
+                        ? EPILOGUE_BIAS_ACT
+                        : EPILOGUE_NONE;
     run_linear(&task);
 }
 

@@ -41,8 +41,8 @@ typedef struct cpu_kernels {
     void (*layernorm_fwd)(float *out, float stats[2], const float *x, const float *gamma,
                           const float *beta, int n, float eps);
     /* dx overwritten (may be dout), dgamma and dbeta += */
-    void (*layernorm_bwd)(float *dx, float *dgamma, float *dbeta, const float *dout,
-                          const float *x, const float stats[2], const float *gamma, int n);
+    void (*layernorm_bwd)(float *dx, float *dgamma, float *dbeta, const float *dout, const float *x,
+                          const float stats[2], const float *gamma, int n);
 
     /* out = residual + dropout(x); residual may be NULL; out may be x or residual */
     void (*dropout_add)(float *out, const float *x, const float *residual, const cpu_draw *draw,

@@ -9,7 +9,8 @@
 #include <immintrin.h>
 #endif
 
-#define LANES 16 /* one AVX-512 register, two of AVX, four of SSE: the same order of sums in all */
+#define LANES 16 /* one AVX-512 register, two of AVX, four of SSE: the same order of sums in all   \
+                  */
 
 static inline float bits_float(int32_t bits) {
     float value;
@@ -260,7 +261,7 @@ static void draw_eight(float *factors, const cpu_draw *draw, uint32_t group) {
     }
     __m256i below = _mm256_set1_epi32((int)draw->threshold - 1);
     __m256 scale = _mm256_set1_ps(draw->scale);
-#define KEEP(c) \
+#define KEEP(c)                                                                                    \
     _mm256_and_ps(scale, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_srli_epi32(c, 8), below)))
     __m256 f0 = KEEP(c0), f1 = KEEP(c1), f2 = KEEP(c2), f3 = KEEP(c3);
 #undef KEEP

@@ -26,8 +26,7 @@ static void norm_body(void *context, size_t begin, size_t end) {
         float *out = cpu_row(task->out, row);
         /* without a place for the sum the output row holds it for a moment */
         float *sum = task->sum.data != NULL ? cpu_row(task->sum, row) : out;
-        const float *residual =
-            task->residual.data != NULL ? cpu_row(task->residual, row) : NULL;
+        const float *residual = task->residual.data != NULL ? cpu_row(task->residual, row) : NULL;
         const cpu_draw *draw = cpu_draw_row(&storage, &task->dropout, task->pack, task->axis, row);
         task->kernels->dropout_add(sum, cpu_row(task->x, row), residual, draw, cols);
         task->kernels->layernorm_fwd(out,
@@ -41,12 +40,12 @@ void cpu_residual_layernorm_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor s
                                 smhf_tensor gamma, smhf_tensor beta, float eps,
                                 const smhf_pack *pack, smhf_axis axis, smhf_dropout dropout) {
     cpu_device *cpu = cpu_begin(dev);
-    if (cpu == NULL || !CPU_ALL_F32(dev, "residual_layernorm_fwd", out, sum, stats, x, residual,
-                                    gamma, beta)) {
+    if (cpu == NULL ||
+        !CPU_ALL_F32(dev, "residual_layernorm_fwd", out, sum, stats, x, residual, gamma, beta)) {
         return;
     }
-    norm_task task = {cpu->kernels, out,  sum,  stats, x,      residual, gamma.data,
-                      beta.data,    eps,  pack, axis,  dropout};
+    norm_task task = {cpu->kernels, out,       sum, stats, x,    residual,
+                      gamma.data,   beta.data, eps, pack,  axis, dropout};
     smhf_parallel_for((size_t)smhf_pack_count(pack, axis), cpu_rows_chunk(out.cols), norm_body,
                       &task);
 }

@@ -58,8 +58,8 @@ static double cross_entropy_row(float *d, const float *x, int32_t label, int32_t
     return loss;
 }
 
-static void cross_entropy(float *loss, smhf_tensor dlogits, smhf_tensor logits,
-                          smhf_tensor targets, const smhf_loss_options *o, int32_t rows) {
+static void cross_entropy(float *loss, smhf_tensor dlogits, smhf_tensor logits, smhf_tensor targets,
+                          const smhf_loss_options *o, int32_t rows) {
     double count = 0.0, sum = 0.0;
     for (int32_t r = 0; r < rows; r++) {
         int32_t label = label_of(targets, r);
@@ -85,8 +85,8 @@ static void cross_entropy(float *loss, smhf_tensor dlogits, smhf_tensor logits,
  * overflows. */
 static void elementwise(float *loss, smhf_tensor dlogits, smhf_tensor logits, smhf_tensor targets,
                         const smhf_loss_options *o, int32_t rows) {
-    double divisor = o->denominator > 0.0f ? (double)o->denominator
-                                           : (double)rows * (double)logits.cols;
+    double divisor =
+        o->denominator > 0.0f ? (double)o->denominator : (double)rows * (double)logits.cols;
     double sum = 0.0;
     for (int32_t r = 0; r < rows; r++) {
         float *d = dlogits.data != NULL ? cpu_row(dlogits, r) : NULL;

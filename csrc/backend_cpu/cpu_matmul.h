@@ -29,7 +29,7 @@ typedef int (*smhf_blas_entry_fn)(smhf_blas_provider *out); /* 0 on success */
 
 typedef struct cpu_matmul {
     int ready;
-    int side_by_side; /* tiles may run in several threads */
+    int side_by_side;     /* tiles may run in several threads */
     size_t scratch_bytes; /* that each concurrent product needs */
     char name[80];
     smhf_blas_sgemm blas; /* NULL: plain */
