@@ -15,7 +15,9 @@ static int trace_exec(PyObject *module) {
     trace_state *state = PyModule_GetState(module);
     if (smhf_py_errors_init(&state->errors) < 0 ||
         add_type(module, &trace_column_spec, &state->column_type) < 0 ||
-        add_type(module, &trace_type_spec, &state->trace_type) < 0) {
+        add_type(module, &trace_type_spec, &state->trace_type) < 0 ||
+        add_type(module, &sampler_type_spec, &state->sampler_type) < 0 ||
+        add_type(module, &event_writer_type_spec, &state->event_writer_type) < 0) {
         return -1;
     }
     static const struct {

@@ -19,12 +19,15 @@ from smhf_native.trace.reading import (
     parse_time,
     percentiles,
 )
+from smhf_native.trace.writing import EventWriter, Sampler
 
 __all__ = [
     "Event",
+    "EventWriter",
     "Fault",
     "File",
     "Row",
+    "Sampler",
     "Series",
     "Spans",
     "Trace",

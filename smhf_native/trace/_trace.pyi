@@ -1,6 +1,7 @@
 """Types of the compiled module of the trace room."""
 
-from typing import final
+import os
+from typing import Any, final
 
 HAS_TS: int
 HAS_DUR: int
@@ -70,3 +71,33 @@ class Trace:
 def decimate(ts: object, value: object, buckets: int, /) -> tuple[Column, Column]: ...
 def percentiles(value: object, q: object, /) -> Column: ...
 def parse_time(text: str, digits: int, /) -> int: ...
+
+@final
+class Sampler:
+    def __new__(
+        cls,
+        folder: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        interval_ms: int = 500,
+        node_id: str = "algo-1",
+        proc_folder: str = "/proc",
+        sys_folder: str = "/sys",
+        nvml_path: str = "libnvidia-ml.so.1",
+    ) -> Sampler: ...
+    def stop(self, /) -> None: ...
+    def stats(self, /) -> dict[str, Any]: ...
+
+@final
+class EventWriter:
+    def __new__(
+        cls,
+        folder: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        node_id: str = "algo-1",
+        suffix: str = "pythontimeline",
+        max_bytes: int = 10000000,
+        max_seconds: int = 60,
+    ) -> EventWriter: ...
+    def span(
+        self, name: str, phase: str | None, start_ns: int, end_ns: int, args: str | None, /
+    ) -> None: ...
+    def flush(self, /) -> None: ...
+    def close(self, /) -> None: ...
