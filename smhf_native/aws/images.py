@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["debugger_rules_image", "huggingface_image", "is_gpu_instance"]
+__all__ = ["huggingface_image", "is_gpu_instance"]
 
 # Transformers, framework, Python, and the end of the tag for a GPU and for a CPU.
 _TRAINING = """
@@ -85,33 +85,6 @@ _ACCOUNTS = {
     "us-gov-west-1": "442386744353",
 }
 
-_RULE_ACCOUNTS = {
-    "af-south-1": "314341159256",
-    "ap-east-1": "199566480951",
-    "ap-northeast-1": "430734990657",
-    "ap-northeast-2": "578805364391",
-    "ap-northeast-3": "364406365360",
-    "ap-south-1": "904829902805",
-    "ap-southeast-1": "972752614525",
-    "ap-southeast-2": "184798709955",
-    "ca-central-1": "519511493484",
-    "cn-north-1": "618459771430",
-    "cn-northwest-1": "658757709296",
-    "eu-central-1": "482524230118",
-    "eu-north-1": "314864569078",
-    "eu-south-1": "563282790590",
-    "eu-west-1": "929884845733",
-    "eu-west-2": "250201462417",
-    "eu-west-3": "447278800020",
-    "me-south-1": "986000313247",
-    "sa-east-1": "818342061345",
-    "us-east-1": "503895931360",
-    "us-east-2": "915447279597",
-    "us-gov-west-1": "515509971035",
-    "us-west-1": "685455198987",
-    "us-west-2": "895741380848",
-}
-
 
 def _registry(account: str, region: str) -> str:
     domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
@@ -121,12 +94,6 @@ def _registry(account: str, region: str) -> str:
 def is_gpu_instance(instance_type: str | None) -> bool:
     """Tell whether an instance type name (``ml.p3.2xlarge``) is one with NVIDIA GPUs."""
     return bool(instance_type) and re.match(r"ml\.(p|g)\d", str(instance_type)) is not None
-
-
-def debugger_rules_image(region: str) -> str:
-    """Return the image that evaluates debugger and profiler rules in ``region``."""
-    account = _RULE_ACCOUNTS.get(region, _RULE_ACCOUNTS["us-west-2"])
-    return f"{_registry(account, region)}/sagemaker-debugger-rules:latest"
 
 
 def _short(version: str) -> str:

@@ -97,8 +97,6 @@ _V1_NAMES = {
     "image_name": "image_uri",
 }
 
-_RULE_IMAGE_PLACEHOLDER = "DEFAULT_RULE_EVALUATOR_IMAGE"
-
 
 class TrainingJobHandle:
     """What ``estimator.latest_training_job`` is: one job by name.
@@ -469,11 +467,12 @@ class HuggingFace:
 
     def _debugger_options(self, name: str) -> dict[str, Any]:
         """Return the payload parts of rules, hook and profiler."""
-        region = self.sagemaker_session.boto_region_name
-        for rule in self.rules:
-            if getattr(rule, "image_uri", None) == _RULE_IMAGE_PLACEHOLDER:
-                rule.image_uri = images.debugger_rules_image(region)
+        from smhf_native.debugger.images import DEFAULT_RULE_EVALUATOR_IMAGE, get_rule_container_image_uri
+
         options: dict[str, Any] = {}
+        for rule in self.rules:
+            if getattr(rule, "image_uri", None) == DEFAULT_RULE_EVALUATOR_IMAGE:
+                rule.image_uri = get_rule_container_image_uri(self.sagemaker_session.boto_region_name)
         hook = self.debugger_hook_config
         if self.debugger_rules and hook is None:
             from smhf_native.debugger import DebuggerHookConfig

@@ -62,7 +62,10 @@ def _map_text(text: str) -> str | None:
         # Relative paths reach /opt/ml only from a working folder above it, or with "..".
         if "ml" not in text:
             return None
-        full = posixpath.join(os.getcwd(), text)
+        try:
+            full = posixpath.join(os.getcwd(), text)
+        except OSError:
+            return None  # the working folder was removed
     full = posixpath.normpath(full)
     if full.startswith("//"):
         full = full[1:]
