@@ -239,11 +239,11 @@ def test_default_profiler_rule_has_its_own_name() -> None:
     assert head == "ProfilerReport" and tail.isdigit() and len(tail) == 10
 
 
-def test_service_model_accepts_everything() -> None:
+def test_service_model_accepts_everything(peer: Any) -> None:
     """botocore's own validator, without a client or a network."""
-    loaders = pytest.importorskip("botocore.loaders")
-    model = pytest.importorskip("botocore.model")
-    validate = pytest.importorskip("botocore.validate")
+    loaders = peer("botocore.loaders")
+    model = peer("botocore.model")
+    validate = peer("botocore.validate")
     description = loaders.Loader().load_service_model("sagemaker", "service-2")
     shape = model.ServiceModel(description, "sagemaker").operation_model("CreateTrainingJob").input_shape
     debug_rules = [
