@@ -10,7 +10,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,7 +210,7 @@ class TrainingJobAnalytics(AnalyticsMetricsBase):
         description = self._describe()
         start = self._start_time or description["TrainingStartTime"]
         end = self._end_time or (
-            description.get("TrainingEndTime", datetime.now(timezone.utc)) + timedelta(minutes=1)
+            description.get("TrainingEndTime", datetime.now(UTC)) + timedelta(minutes=1)
         )
         points: dict[str, list[tuple[float, float]]] = {}
         for metric in self._metric_names:
@@ -230,7 +230,7 @@ class TrainingJobAnalytics(AnalyticsMetricsBase):
 
 def _epoch(moment: datetime | float) -> float:
     if isinstance(moment, datetime):
-        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     return float(moment)
 
 

@@ -1,13 +1,14 @@
 """TimelineCharts: utilisation over time, chosen by patterns (smdebug's names, selection and printed lines).
 
-Differences from smdebug, on purpose: charts are SVG without scripts; their order is fixed (processor, GPU, memory
-and disk, network; then by name); the x axis is labelled in seconds, which it always was; the newest minute is
-shown; ``total`` pairs samples by time where a core misses one; unlike quantities (memory beside disk
-throughput, under the empty dimension) have no ``total``.
+Differences from smdebug, on purpose: charts are SVG without scripts; their order is fixed (processor, GPU,
+memory and disk, network; then by name); the x axis is labelled in seconds, which it always was; the newest
+minute is shown; ``total`` pairs samples by time where a core misses one; unlike quantities (memory beside
+disk throughput, under the empty dimension) have no ``total``.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,7 +130,8 @@ class TimelineCharts:
     ) -> None:
         if system_metrics_reader is None:
             raise ValueError(
-                "system_metrics_reader is None: call TrainingJob.wait_for_sys_profiling_data_to_be_available() first"
+                "system_metrics_reader is None: call "
+                "TrainingJob.wait_for_sys_profiling_data_to_be_available() first"
             )
         if isinstance(select_dimensions, str) or isinstance(select_events, str):
             raise ValueError("select_dimensions and select_events are lists of patterns, not one str")
@@ -300,19 +302,24 @@ class TimelineCharts:
         self.filtered_events = [
             e for e in self.available_events if any(p.search(e) for p in self._event_patterns)
         ]
-        shortest = min(
-            (len(t["total"]) for d, t in self.system_metrics.items() if "CPUUtilization" in d and "total" in t),
-            default=None,
-        )
+        processors = [t for d, t in self.system_metrics.items() if "CPUUtilization" in d and "total" in t]
+        shortest = min((len(t["total"]) for t in processors), default=None)
         self.width = self._x if shortest is None or self._x < shortest else shortest - 1
         self.figures: list[Chart] = []
         self.sources: dict[str, dict[str, Source]] = {}
-        start = min((t[0, 0] for e in self.system_metrics.values() for t in e.values() if len(t)), default=0.0)
-        for dim in self.filtered_dimensions:
-            for event in self.filtered_events:
-                found = self.system_metrics[dim].get(event)
-                if found is not None and len(found):
-                    self._draw(dim, event, found, float(start))
+        chosen = [
+            (dim, event, self.system_metrics[dim][event])
+            for dim in self.filtered_dimensions
+            for event in self.filtered_events
+            if event in self.system_metrics[dim]
+        ]
+        if self._x != _DEFAULT_X:
+            chosen = [(dim, event, table[-max(1, self._x) :]) for dim, event, table in chosen]
+        # All charts share one x range, so that they can be read below each other.
+        start = min((float(table[0, 0]) for _, _, table in chosen), default=0.0)
+        end = max((float(table[-1, 0]) for _, _, table in chosen), default=1.0)
+        for dim, event, points in chosen:
+            self._draw(dim, event, points, start, end)
 
     def _columns(self) -> SystemColumns:
         found = self.system_metrics_reader.columns()
@@ -320,9 +327,7 @@ class TimelineCharts:
         end = 2**63 - 1 if self.endtime is None else round(self.endtime * 1000)
         return found.between(start, min(end, 2**63 - 1))
 
-    def _draw(self, dim: str, event: str, table: Float, start: float) -> None:
-        if self._x != _DEFAULT_X:
-            table = table[-max(1, self._x) :]
+    def _draw(self, dim: str, event: str, table: Float, start: float, end: float) -> None:
         x, y = table[:, 0], table[:, 1]
         unit = self._units.get((dim, event), "")
         title = f"{dim}_{event}"
@@ -338,6 +343,7 @@ class TimelineCharts:
             unit=unit,
             x_label=f"time in s since {clock(start, True)}",
             x_start=start,
+            x_range=(0.0, end - start),
             y_range=(0.0, 102.0) if "Utilization" in dim or "Memory" in title else None,
             height=215,
         )
@@ -348,12 +354,12 @@ class TimelineCharts:
 def display_html(html: str) -> None:
     """Show HTML in the running notebook; do nothing outside of one."""
     try:
-        from IPython.core.getipython import get_ipython
-        from IPython.display import HTML, display
+        core: Any = importlib.import_module("IPython.core.getipython")
+        tools: Any = importlib.import_module("IPython.display")
     except ImportError:
         return
-    if get_ipython() is not None:
-        display(HTML(html))
+    if core.get_ipython() is not None:
+        tools.display(tools.HTML(html))
 
 
 def _page(figures: Sequence[Chart]) -> str:

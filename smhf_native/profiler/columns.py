@@ -1,22 +1,30 @@
 """Columns of a job's profiler folder: the one place that touches :mod:`smhf_native.trace`.
 
-Rows and events come as NumPy columns with dictionary codes; everything above works on streams (one name of one
-dimension on one node) and never on one Python object per row.
+Rows and events come as NumPy columns with dictionary codes; everything above works on streams (one name of
+one dimension on one node) and never on one Python object per row.
 """
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smhf_native.errors import ParseError
+from smhf_native.trace import Trace
+
+# Flag of an event that has a time (the trace room's SMHF_TRACE_HAS_TS).
+HAS_TS = 1
+
 __all__ = [
+    "Float",
     "FrameworkColumns",
+    "Int",
     "Stream",
     "SystemColumns",
     "dimension_rank",
@@ -32,7 +40,7 @@ Int = NDArray[np.int64]
 Float = NDArray[np.float64]
 
 SYSTEM_FILE = re.compile(r"^(\d{10})\.(algo-\d+)\.json(\.gz)?$")
-FRAMEWORK_FILE = re.compile(r"^(\d{16})_(.+)_([a-z]+(?:_[a-z]+)*)\.json(\.gz)?$")
+FRAMEWORK_FILE = re.compile(r"^(\d{16})_(.+?)_([a-z]+_timeline|[a-z]*timeline)\.json(\.gz)?$")
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ class FrameworkColumns:
         Process and thread that the event names.
     node : list of str, length n
         Node id out of the file name.
-    args : list of dict, length n
+    args : sequence of dict, length n
     faults : list of str
     """
 
@@ -130,7 +138,7 @@ class FrameworkColumns:
     pid: list[str]
     tid: list[str]
     node: list[str]
-    args: list[dict[str, Any]]
+    args: Sequence[dict[str, Any]]
     faults: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -237,47 +245,142 @@ def streams_of(columns: SystemColumns) -> list[Stream]:
     return result
 
 
-# Until smhf_native.trace lands, the reading below is plain Python.
+def read_system(files: Sequence[Path]) -> SystemColumns:
+    """Read system metric files.
 
-
-def read_system(files: list[Path]) -> SystemColumns:
-    """Read system metric files."""
+    Damaged rows, files that are no system metrics and files that cannot be read cost only themselves and are
+    named in ``faults``.
+    """
+    parts, faults = _open_all(files, "row_columns")
     words: dict[str, int] = {}
-    rows: list[tuple[int, float, int, int, int, int]] = []
-    faults: list[str] = []
+    pieces: dict[str, list[NDArray[Any]]] = {key: [] for key in _ROW_KEYS}
+    for trace in parts:
+        table = trace.row_columns
+        recode = np.array([words.setdefault(name, len(words)) for name in trace.names] or [0], np.int32)
+        # Scalars share the table; they are no system metrics.
+        keep = table["iteration"] == -1
+        for key in ("type", "name", "dimension", "node"):
+            pieces[key].append(recode[table[key][keep]])
+        pieces["ts"].append(table["ts"][keep])
+        pieces["value"].append(table["value"][keep])
 
-    def code(text: str) -> int:
-        return words.setdefault(text, len(words))
+    def column(key: str, dtype: type) -> NDArray[Any]:
+        return np.concatenate([np.empty(0, dtype), *pieces[key]]).astype(dtype, copy=False)
 
-    for path in files:
-        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line)
-                whole, _, fraction = repr(item["Timestamp"]).partition(".")
-                rows.append(
-                    (
-                        int(whole) * 10**9 + int((fraction + "0" * 9)[:9]),
-                        float(item["Value"]),
-                        code(item["Type"]),
-                        code(item["Name"]),
-                        code(item["Dimension"]),
-                        code(item["NodeId"]),
-                    )
-                )
-            except (ValueError, KeyError) as error:
-                faults.append(f"{path.name} line {number}: {error}")
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 6
     return SystemColumns(
-        np.array(columns[0], np.int64),
-        np.array(columns[1], np.float64),
-        *(np.array(c, np.int32) for c in columns[2:]),  # type: ignore[arg-type]
+        time=column("ts", np.int64),
+        value=column("value", np.float64),
+        type=column("type", np.int32),
+        name=column("name", np.int32),
+        dimension=column("dimension", np.int32),
+        node=column("node", np.int32),
         words=list(words),
         faults=faults,
     )
 
 
-def read_framework(files: list[Path]) -> FrameworkColumns:
-    """Read framework event files."""
-    raise NotImplementedError
+def read_framework(files: Sequence[Path]) -> FrameworkColumns:
+    """Read framework event files: complete events, with the names of their processes as phases.
+
+    Damaged events and files that cannot be read cost only themselves and are named in ``faults``.
+    """
+    parts, faults = _open_all(files, "event_columns")
+    start: list[Int] = []
+    duration: list[Int] = []
+    step: list[Int] = []
+    name: list[str] = []
+    phase: list[str] = []
+    pid: list[str] = []
+    tid: list[str] = []
+    node: list[str] = []
+    places: list[tuple[Trace, int]] = []
+    for trace in parts:
+        table, names = trace.event_columns, trace.names
+        processes: dict[tuple[int, int], str] = {}
+        for i in np.flatnonzero(table["ph"] == ord("M")).tolist():
+            if names[table["name"][i]] == "process_name":
+                label = trace.event_args(i).get("name")
+                if label is not None:
+                    processes[int(table["file"][i]), int(table["pid"][i])] = str(label)
+        nodes = [_node_of(file.path) for file in trace.files]
+        spans = trace.spans()
+        index = spans.event.astype(np.int64)
+        good = (table["flags"][index] & HAS_TS) != 0
+        index = index[good]
+        start.append(spans.ts[good])
+        duration.append(spans.dur[good])
+        step.append(trace.args_int64("step_num", -1)[index])
+        for i in index.tolist():
+            file, process = int(table["file"][i]), int(table["pid"][i])
+            name.append(names[table["name"][i]])
+            phase.append(processes.get((file, process), ""))
+            pid.append(str(process))
+            tid.append(str(int(table["tid"][i])))
+            node.append(nodes[file])
+            places.append((trace, i))
+    starts = np.concatenate([np.empty(0, np.int64), *start])
+    order = np.argsort(starts, kind="stable")
+    chosen = order.tolist()
+    return FrameworkColumns(
+        start=starts[order],
+        duration=np.concatenate([np.empty(0, np.int64), *duration])[order],
+        name=[name[i] for i in chosen],
+        phase=[phase[i] for i in chosen],
+        step=np.concatenate([np.empty(0, np.int64), *step])[order],
+        pid=[pid[i] for i in chosen],
+        tid=[tid[i] for i in chosen],
+        node=[node[i] for i in chosen],
+        args=_Arguments([places[i] for i in chosen]),
+        faults=faults,
+    )
+
+
+_ROW_KEYS = ("type", "name", "dimension", "node", "ts", "value")
+
+
+class _Arguments(Sequence[dict[str, Any]]):
+    """The arguments of events, parsed when asked for."""
+
+    def __init__(self, places: list[tuple[Trace, int]]) -> None:
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [trace.event_args(i) for trace, i in self._places[index]]
+        trace, i = self._places[index]
+        return trace.event_args(i)
+
+
+def _open_all(files: Sequence[Path], table: str) -> tuple[list[Trace], list[str]]:
+    """Open all files at once; where one of them is refused, one by one without those that are."""
+    if not files:
+        return [], []
+    traces: list[Trace] = []
+    faults: list[str] = []
+    try:
+        traces.append(Trace.open(list(files)))
+    except (ParseError, OSError):
+        for path in files:
+            try:
+                traces.append(Trace.open(path))
+            except (ParseError, OSError) as error:
+                faults.append(f"{path.name}: {error}")
+    for trace in traces:
+        for fault in trace.faults:
+            where = f"{Path(fault.file).name}, line {fault.line}, byte {fault.offset}"
+            faults.append(f"{where}: {fault.reason}")
+        if trace.fault_total > len(trace.faults):
+            faults.append(f"{trace.fault_total - len(trace.faults)} more")
+    return [trace for trace in traces if len(getattr(trace, table)["ts"])], faults
+
+
+def _node_of(path: str) -> str:
+    match = FRAMEWORK_FILE.match(Path(path).name)
+    return match.group(2) if match else ""

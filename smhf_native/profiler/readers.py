@@ -88,7 +88,7 @@ class _Reader(Generic[_Columns]):
     def __init__(self, root: _Root) -> None:
         self._root = root
         self._files: list[tuple[int, Path]] = []
-        self._read_state: tuple[Any, ...] | None = None
+        self._read_state: Any = None
         self._columns: _Columns | None = None
         self.refresh_event_file_list()
 
@@ -107,9 +107,10 @@ class _Reader(Generic[_Columns]):
 
     def columns(self) -> _Columns:
         """Return all columns of the files that the last refresh found."""
-        state = tuple((path, *_size_and_time(path)) for _, path in self._files)
+        files = [path for _, path in self._files]
+        state = [(path, _size_and_time(path)) for path in files]
         if self._columns is None or state != self._read_state:
-            self._columns = self._read([path for _, path in self._files])
+            self._columns = self._read(files)
             self._read_state = state
         return self._columns
 

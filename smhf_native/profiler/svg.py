@@ -1,7 +1,7 @@
 """Drawing: charts as self-contained SVG text, complete without scripts.
 
-An outer SVG holds text at fixed size and percent positions; an inner one stretches the drawing.  So a chart fits
-any width, and its text stays readable at 400 pixels.  Colours come from classes, with a dark set under
+An outer SVG holds text at fixed size and percent positions; an inner one stretches the drawing.  So a chart
+fits any width, and its text stays readable at 400 pixels.  Colours come from classes, with a dark set under
 ``prefers-color-scheme: dark``; hovering shows ``<title>`` texts.  No ids, so that charts can share a page.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from html import escape
 
 import numpy as np
@@ -165,7 +165,7 @@ def _digits(value: float) -> str:
 
 def clock(epoch_s: float, date: bool = False) -> str:
     """Write an epoch time as UTC clock time, with the date when asked for."""
-    moment = datetime.fromtimestamp(epoch_s, timezone.utc)
+    moment = datetime.fromtimestamp(epoch_s, UTC)
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC" if date else "%H:%M:%S UTC")
 
 
@@ -190,9 +190,12 @@ def line_chart(
     x_label: str = "time in s",
     x_unit: str = "s",
     x_start: float | None = None,
+    x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     height: int = 230,
     threshold: float | None = None,
+    max_points: int = MAX_POINTS,
+    hover_columns: int = _HOVER_COLUMNS,
     css: bool = True,
 ) -> str:
     """Draw lines over time.
@@ -209,12 +212,16 @@ def line_chart(
         Title of the x axis and unit of its numbers.
     x_start : float, optional
         Epoch seconds of ``x == 0``; hover texts then name the clock time.
-    y_range : (float, float), optional
-        Default: the data's, with 0 when that is near.
+    x_range, y_range : (float, float), optional
+        Default: the data's; y with 0 when that is near.
     height : int
         Pixels.
     threshold : float, optional
         A dashed horizontal line.
+    max_points : int
+        Most points of one line.
+    hover_columns : int
+        Most columns with a hover text.
     css : bool
         False leaves the style out (a page holds :data:`CHART_CSS` once).
 
@@ -231,8 +238,8 @@ def line_chart(
     lines = [line for line in lines if line.y.size and not np.isnan(line.y).all()][: len(_LIGHT)]
     if not lines:
         raise ValueError(f"chart {title!r}: no points to draw")
-    x_low = min(float(line.x[0]) for line in lines)
-    x_high = max(float(line.x[-1]) for line in lines)
+    x_low = x_range[0] if x_range else min(float(line.x[0]) for line in lines)
+    x_high = x_range[1] if x_range else max(float(line.x[-1]) for line in lines)
     if x_high <= x_low:
         x_low, x_high = x_low - 0.5, x_high + 0.5
     y_low, y_high = y_range if y_range is not None else _value_range(lines)
@@ -243,14 +250,15 @@ def line_chart(
 
     y_ticks = nice_ticks(y_low, y_high, 4)
     inner: list[str] = []
-    for tick in y_ticks:
-        inner.append(_grid(_scale(tick, y_low, y_high, flip=True)))
+    for value in y_ticks:
+        inner.append(_grid(_scale(value, y_low, y_high, flip=True)))
     for index, line in enumerate(lines, 1):
-        inner.extend(_line_paths(line, index, x_low, x_high, y_low, y_high, fill=len(lines) == 1))
+        scale = (x_low, x_high, y_low, y_high)
+        inner.extend(_line_paths(line, index, scale, fill=len(lines) == 1, most=max_points))
     if threshold is not None and y_low <= threshold <= y_high:
-        y = _scale(threshold, y_low, y_high, flip=True)
-        inner.append(f'<path class="sc-m" vector-effect="non-scaling-stroke" d="M0,{y}H1000"/>')
-    inner.extend(_hover(lines, unit, x_unit, x_low, x_high, x_start))
+        level = _scale(threshold, y_low, y_high, flip=True)
+        inner.append(f'<path class="sc-m" vector-effect="non-scaling-stroke" d="M0,{level}H1000"/>')
+    inner.extend(_hover(lines, unit, x_unit, x_low, x_high, x_start, hover_columns))
     out.append(frame.plot(inner))
 
     for tick in y_ticks:
@@ -374,16 +382,18 @@ def heatmap(
             while end < width and level[row, end] == here:
                 end += 1
             if not math.isnan(here):
-                paths[int(here)].append(f"M{_n(column * step)},{_n(y0)}H{_n(end * step)}V{_n(y1)}H{_n(column * step)}Z")
+                x0, x1 = _n(column * step), _n(end * step)
+                paths[int(here)].append(f"M{x0},{_n(y0)}H{x1}V{_n(y1)}H{x0}Z")
             column = end
     inner = [f'<path class="h{i}" d="{"".join(d)}"/>' for i, d in enumerate(paths) if d]
     for row, name in enumerate(rows):
         values = matrix[row][~np.isnan(matrix[row])]
         if values.size:
-            numbers = f"mean {format_value(float(values.mean()), unit)}, max {format_value(float(values.max()), unit)}"
+            mean_text, max_text = (format_value(float(v), unit) for v in (values.mean(), values.max()))
+            text = escape(f"{name}: mean {mean_text}, max {max_text}")
             inner.append(
-                f'<rect class="sc-h" x="0" y="{_n(100 * row / count)}" width="1000" height="{_n(100 / count)}">'
-                f"<title>{escape(f'{name}: {numbers}')}</title></rect>"
+                f'<rect class="sc-h" x="0" y="{_n(100 * row / count)}" width="1000" '
+                f'height="{_n(100 / count)}"><title>{text}</title></rect>'
             )
     out.append(frame.plot(inner))
     every = 1 if row_height >= 18 else max(1, count // 8)
@@ -523,49 +533,58 @@ def _value_range(lines: Sequence[Line]) -> tuple[float, float]:
     return low, high + 0.06 * (high - low)
 
 
-def _points(x: Float, y: Float, x_low: float, x_high: float, y_low: float, y_high: float) -> list[str]:
+def _points(x: Float, y: Float, scale: _Scale) -> list[str]:
+    x_low, x_high, y_low, y_high = scale
     px = np.clip((x - x_low) / (x_high - x_low), 0, 1) * 1000
     py = np.clip(1 - (y - y_low) / (y_high - y_low), -0.02, 1.02) * 100
     return [f"{_n(a)},{_n(b)}" for a, b in zip(px.tolist(), py.tolist(), strict=True)]
 
 
-def _line_paths(
-    line: Line, index: int, x_low: float, x_high: float, y_low: float, y_high: float, fill: bool
-) -> list[str]:
-    chosen = decimate(line.x, line.y, MAX_POINTS)
-    points = _points(line.x[chosen], line.y[chosen], x_low, x_high, y_low, y_high)
+_Scale = tuple[float, float, float, float]
+
+
+def _line_paths(line: Line, index: int, scale: _Scale, fill: bool, most: int) -> list[str]:
+    chosen = decimate(line.x, line.y, most)
+    points = _points(line.x[chosen], line.y[chosen], scale)
     out = []
     if line.low is not None and line.high is not None:
-        out.append(_band_path(line, index, x_low, x_high, y_low, y_high))
+        out.append(_band_path(line, index, scale))
     elif fill and len(points) > 1:
         start, end = points[0].partition(",")[0], points[-1].partition(",")[0]
         out.append(f'<path class="sc-f f{index}" d="M{start},100L{"L".join(points)}L{end},100Z"/>')
     d = "M" + "L".join(points) if len(points) > 1 else f"M{points[0]}h0.01"
     cap = ' stroke-linecap="round" style="stroke-width:7px"' if len(points) == 1 else ""
     out.append(
-        f'<path class="sc-p s{index}" vector-effect="non-scaling-stroke" data-points="{len(points)}"{cap} d="{d}"/>'
+        f'<path class="sc-p s{index}" vector-effect="non-scaling-stroke" '
+        f'data-points="{len(points)}"{cap} d="{d}"/>'
     )
     return out
 
 
-def _band_path(line: Line, index: int, x_low: float, x_high: float, y_low: float, y_high: float) -> str:
+def _band_path(line: Line, index: int, scale: _Scale) -> str:
     """Envelope: the least of ``low`` and the greatest of ``high`` in at most 500 spans."""
     assert line.low is not None and line.high is not None
     groups = np.array_split(np.arange(line.x.size), min(500, line.x.size))
     middle = np.array([line.x[g].mean() for g in groups])
     low = np.array([np.nanmin(line.low[g]) for g in groups])
     high = np.array([np.nanmax(line.high[g]) for g in groups])
-    upper = _points(middle, high, x_low, x_high, y_low, y_high)
-    lower = _points(middle, low, x_low, x_high, y_low, y_high)[::-1]
+    upper = _points(middle, high, scale)
+    lower = _points(middle, low, scale)[::-1]
     return f'<path class="sc-r f{index}" d="M{"L".join(upper + lower)}Z"/>'
 
 
 def _hover(
-    lines: Sequence[Line], unit: str, x_unit: str, x_low: float, x_high: float, x_start: float | None
+    lines: Sequence[Line],
+    unit: str,
+    x_unit: str,
+    x_low: float,
+    x_high: float,
+    x_start: float | None,
+    most_columns: int,
 ) -> list[str]:
     """Transparent columns whose titles give the numbers of a span."""
     most = max(line.x.size for line in lines)
-    columns = max(1, min(_HOVER_COLUMNS, most))
+    columns = max(1, min(most_columns, most))
     edges = np.linspace(x_low, x_high, columns + 1)
     out = []
     spans: list[tuple[Line, NDArray[np.intp]]] = [
@@ -582,9 +601,9 @@ def _hover(
             if piece.size == 1 or piece.min() == piece.max():
                 numbers = format_value(float(piece[0]), unit)
             else:
-                numbers = (
-                    f"mean {format_value(float(piece.mean()), unit)}, min {format_value(float(piece.min()), unit)}, "
-                    f"max {format_value(float(piece.max()), unit)}"
+                numbers = ", ".join(
+                    f"{word} {format_value(float(number), unit)}"
+                    for word, number in (("mean", piece.mean()), ("min", piece.min()), ("max", piece.max()))
                 )
             texts.append(f"{line.label}: {numbers}")
         if not texts:
@@ -634,4 +653,4 @@ def _describe(title: str, lines: Sequence[Line], unit: str, x_low: float, x_high
             f"min {format_value(float(good.min()), unit)}, max {format_value(float(good.max()), unit)}, "
             f"{good.size} points"
         )
-    return f"{title} over {format_value(x_high - x_low, '')} {x_unit}. {'; '.join(parts)}"
+    return f"{title} over {format_value(x_high - x_low, '')} {x_unit}. {'; '.join(parts)}."

@@ -7,7 +7,7 @@ with the reason.
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from smhf_native.profiler.readers import S3AlgorithmMetricsReader, S3SystemMetricsReader
@@ -123,7 +123,7 @@ class TrainingJob:
         self._wait("framework", reader, timeout, poll)
         self.framework_metrics_reader = reader
         latest = reader.get_timestamp_of_latest_available_file()
-        human = datetime.fromtimestamp(latest / 1e6, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+        human = datetime.fromtimestamp(latest / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         print(f"\n\nProfiler data from framework is available, the latest until {latest} us ({human})")
 
     def get_systems_metrics_reader(self) -> S3SystemMetricsReader | None:
@@ -167,7 +167,7 @@ class TrainingJob:
             if last is None:
                 print(f"Profiler data from {what} not available yet")
             if status != last:
-                now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+                now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
                 print(f"time: {now} TrainingJobStatus:{status[0]} TrainingJobSecondaryStatus:{status[1]}")
                 last = status
             if status[0] in _ENDED:

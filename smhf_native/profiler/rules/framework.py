@@ -64,7 +64,7 @@ def step_outlier(job: JobData, parameters: dict[str, Any]) -> RuleResult:
             "step_numbers": steps.number[outliers].tolist()[:1000],
         }
         kept = result.details["step_details"].get(steps.node)
-        if kept is None or len(counts) and steps.duration.size > kept["_size"]:
+        if kept is None or steps.duration.size > kept["_size"]:
             result.details["step_details"][steps.node] = {**entry, "_size": steps.duration.size}
         if steps.duration.size < _FEWEST_STEPS:
             continue

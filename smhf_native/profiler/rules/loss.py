@@ -9,6 +9,7 @@ as well; ``increase_threshold_percent`` decides only whether the sentence calls 
 from __future__ import annotations
 
 import bisect
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,7 @@ def loss_checks(
         if base_index < 0:
             continue
         base = values[base_index]
-        change = 100 * (value - base) / abs(base) if base != 0 else (0.0 if value == 0 else 100.0 * (value > 0) - 50)
+        change = 100 * (value - base) / abs(base) if base != 0 else math.copysign(math.inf, value)
         # Not (fell enough) rather than (fell too little): a NaN loss fires too.
         fired = not (base - value >= abs(base) * diff_percent / 100 and value < base)
         checks.append(Check(step, value, steps[base_index], base, change, fired))
