@@ -1,0 +1,42 @@
+/* py_array.c: results are written by the core straight into memory that the array owns. */
+#include "py_array.h"
+
+#include <numpy/arrayobject.h>
+
+static int load_numpy(void) {
+    import_array1(-1);
+    return 0;
+}
+
+int smhf_py_array_init(void) {
+    return load_numpy();
+}
+
+static PyObject *new_array(int ndim, const size_t *shape, int type, void **data) {
+    npy_intp dims[2] = {0, 0};
+    for (int d = 0; d < ndim; d++) {
+        if (shape[d] > (size_t)NPY_MAX_INTP) {
+            return PyErr_NoMemory();
+        }
+        dims[d] = (npy_intp)shape[d];
+    }
+    PyObject *array = PyArray_SimpleNew(ndim, dims, type);
+    if (array != NULL) {
+        *data = PyArray_DATA((PyArrayObject *)array);
+    }
+    return array;
+}
+
+PyObject *smhf_py_array_f32(int ndim, const size_t shape[2], float **data) {
+    void *memory = NULL;
+    PyObject *array = new_array(ndim, shape, NPY_FLOAT32, &memory);
+    *data = memory;
+    return array;
+}
+
+PyObject *smhf_py_array_i64(size_t count, int64_t **data) {
+    void *memory = NULL;
+    PyObject *array = new_array(1, &count, NPY_INT64, &memory);
+    *data = memory;
+    return array;
+}

@@ -1,0 +1,16 @@
+/* py_array.h: NumPy's one door: new arrays for results. Only py_array.c sees NumPy headers. */
+#ifndef SMHF_PY_ARRAY_H
+#define SMHF_PY_ARRAY_H
+
+#include "py_common.h"
+
+/* Loads NumPy's C API; -1 with an exception set. Call from Py_mod_exec. */
+int smhf_py_array_init(void);
+
+/* A new C-contiguous float32 array that owns its memory (not cleared), [shape[0]] or
+ * [shape[0], shape[1]]; *data points at it while the array lives. NULL with an exception set. */
+PyObject *smhf_py_array_f32(int ndim, const size_t shape[2], float **data);
+/* The same, 1-D int64. */
+PyObject *smhf_py_array_i64(size_t count, int64_t **data);
+
+#endif

@@ -1,0 +1,306 @@
+/* trainer_type.c: _model.Trainer. Class B: a second thread in the same trainer gets BusyError. */
+#include "py_model.h"
+
+#include "py_array.h"
+
+#include <string.h>
+
+typedef struct smhf_py_trainer {
+    PyObject_HEAD PyObject *model; /* strong: the weights live there */
+    smhf_trainer *trainer;
+} smhf_py_trainer;
+
+/* --- life ----------------------------------------------------------------------------------------
+ */
+
+static int parse_schedule(const char *name, smhf_schedule *out) {
+    static const char *const NAMES[] = {"linear", "cosine", "constant", "constant_with_warmup"};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(name, NAMES[i]) == 0) {
+            *out = (smhf_schedule)i;
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError,
+                 "schedule: expected 'linear', 'cosine', 'constant' or 'constant_with_warmup', "
+                 "got '%.60s'",
+                 name);
+    return -1;
+}
+
+PyDoc_STRVAR(
+    trainer_doc,
+    "Trainer(model, learning_rate=5e-05, beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.0,\n"
+    "        max_grad_norm=1.0, warmup_steps=0, total_steps=0, schedule='linear',\n"
+    "        gradient_accumulation_steps=1, label_smoothing=0.0, seed=42, dropout=True)\n"
+    "--\n\n"
+    "Fine-tuning of one model.");
+
+static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"model",
+                            "learning_rate",
+                            "beta1",
+                            "beta2",
+                            "eps",
+                            "weight_decay",
+                            "max_grad_norm",
+                            "warmup_steps",
+                            "total_steps",
+                            "schedule",
+                            "gradient_accumulation_steps",
+                            "label_smoothing",
+                            "seed",
+                            "dropout",
+                            NULL};
+    smhf_py_model_state *state = PyType_GetModuleState(type);
+    smhf_trainer_options o = SMHF_TRAINER_DEFAULTS;
+    long long warmup = 0, total = 0;
+    unsigned long long seed = o.seed;
+    const char *schedule = "linear";
+    PyObject *model = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|ddddddLLsidKp:Trainer", names,
+                                     state->model_type, &model, &o.learning_rate, &o.beta1,
+                                     &o.beta2, &o.eps, &o.weight_decay, &o.max_grad_norm, &warmup,
+                                     &total, &schedule, &o.gradient_accumulation_steps,
+                                     &o.label_smoothing, &seed, &o.dropout) ||
+        parse_schedule(schedule, &o.schedule) < 0) {
+        return NULL;
+    }
+    o.warmup_steps = warmup;
+    o.total_steps = total;
+    o.seed = seed;
+    smhf_py_trainer *self = (smhf_py_trainer *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->model = Py_NewRef(model);
+
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_status status;
+    Py_BEGIN_ALLOW_THREADS status =
+        smhf_trainer_new(((smhf_py_model *)model)->model, &o, &self->trainer, &err);
+    Py_END_ALLOW_THREADS
+
+        if (status != SMHF_OK) {
+        Py_DECREF(self);
+        return smhf_py_raise(&state->errors, &err);
+    }
+    return (PyObject *)self;
+}
+
+static int trainer_traverse(PyObject *op, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((smhf_py_trainer *)op)->model);
+    return 0;
+}
+
+static int trainer_clear(PyObject *op) {
+    smhf_py_trainer *self = (smhf_py_trainer *)op;
+    smhf_trainer_free(self->trainer); /* before the model that it writes */
+    self->trainer = NULL;
+    Py_CLEAR(self->model);
+    return 0;
+}
+
+static void trainer_dealloc(PyObject *op) {
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)trainer_clear(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+/* --- a step --------------------------------------------------------------------------------------
+ */
+
+typedef smhf_status (*pass_function)(smhf_trainer *, const smhf_examples *, float *, smhf_error *);
+
+static PyObject *run_pass(PyObject *op, PyObject *args, PyObject *kwargs, const char *format,
+                          pass_function pass) {
+    static char *names[] = {"ids",    "mask",         "type_ids", "cu_seqlens",
+                            "labels", "accumulation", NULL};
+    smhf_py_trainer *self = (smhf_py_trainer *)op;
+    PyObject *ids, *mask = Py_None, *type_ids = Py_None, *cu_seqlens = Py_None, *labels = Py_None;
+    PyObject *result = NULL;
+    smhf_py_batch batch;
+    smhf_py_view label_view = {0};
+    smhf_examples examples = {0};
+    float loss = 0.0f;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, format, names, &ids, &mask, &type_ids,
+                                     &cu_seqlens, &labels, &examples.accumulation)) {
+        return NULL;
+    }
+    if (smhf_py_batch_acquire(&batch, ids, mask, type_ids, cu_seqlens) < 0 ||
+        smhf_py_view_acquire(labels, "labels", "iq", 1, 1, 0, &label_view) < 0) {
+        goto done;
+    }
+    if ((size_t)label_view.shape[0] != batch.rows) {
+        PyErr_Format(PyExc_ValueError, "labels: expected one for each of the %zu rows, got %zd",
+                     batch.rows, label_view.shape[0]);
+        goto done;
+    }
+    examples.batch = batch.is_packed ? &batch.packed : NULL;
+    examples.padded = &batch.padded;
+    examples.labels = smhf_py_int_view(&label_view);
+
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_status status;
+    Py_BEGIN_ALLOW_THREADS status = pass(self->trainer, &examples, &loss, &err);
+    Py_END_ALLOW_THREADS
+
+        result = (status == SMHF_OK) ? PyFloat_FromDouble((double)loss)
+                                     : smhf_py_raise(&smhf_py_model_state_of(op)->errors, &err);
+
+done:
+    smhf_py_view_release(&label_view);
+    smhf_py_batch_release(&batch);
+    return result;
+}
+
+PyDoc_STRVAR(trainer_forward_backward_doc,
+             "forward_backward(ids, mask=None, type_ids=None, cu_seqlens=None, labels=None,\n"
+             "                 accumulation=0)\n--\n\n"
+             "Mean loss; adds its gradient / accumulation to the step's gradients.");
+
+static PyObject *trainer_forward_backward(PyObject *op, PyObject *args, PyObject *kwargs) {
+    return run_pass(op, args, kwargs, "O|OOOOi:forward_backward", smhf_trainer_forward_backward);
+}
+
+PyDoc_STRVAR(trainer_evaluate_doc,
+             "evaluate(ids, mask=None, type_ids=None, cu_seqlens=None, labels=None,\n"
+             "         accumulation=0)\n--\n\n"
+             "Mean loss without dropout and gradients.");
+
+static PyObject *trainer_evaluate(PyObject *op, PyObject *args, PyObject *kwargs) {
+    return run_pass(op, args, kwargs, "O|OOOOi:evaluate", smhf_trainer_evaluate);
+}
+
+PyDoc_STRVAR(trainer_optimizer_step_doc, "optimizer_step()\n--\n\n"
+                                         "Clip and update; (step, learning_rate, grad_norm).");
+
+static PyObject *trainer_optimizer_step(PyObject *op, PyObject *unused) {
+    smhf_py_trainer *self = (smhf_py_trainer *)op;
+    (void)unused;
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_step_report report = {0};
+    smhf_status status;
+
+    Py_BEGIN_ALLOW_THREADS status = smhf_trainer_optimizer_step(self->trainer, &report, &err);
+    Py_END_ALLOW_THREADS
+
+        if (status != SMHF_OK) {
+        return smhf_py_raise(&smhf_py_model_state_of(op)->errors, &err);
+    }
+    return Py_BuildValue("(Ldd)", (long long)report.step, report.learning_rate, report.grad_norm);
+}
+
+PyDoc_STRVAR(trainer_progress_doc,
+             "progress()\n--\n\nSteps done and the learning rate of the next one.");
+
+static PyObject *trainer_progress(PyObject *op, PyObject *unused) {
+    smhf_py_trainer *self = (smhf_py_trainer *)op;
+    int64_t step = 0;
+    double rate = 0.0;
+    (void)unused;
+    smhf_trainer_progress(self->trainer, &step, &rate);
+    return Py_BuildValue("(Ld)", (long long)step, rate);
+}
+
+PyDoc_STRVAR(trainer_gradient_doc,
+             "gradient(index)\n--\n\nCopy of one parameter's gradient, float32.");
+
+static PyObject *trainer_gradient(PyObject *op, PyObject *args) {
+    smhf_py_trainer *self = (smhf_py_trainer *)op;
+    const smhf_model *model = ((smhf_py_model *)self->model)->model;
+    Py_ssize_t index = 0;
+    float *data = NULL;
+    smhf_model_info info;
+    smhf_parameter_info parameter;
+    if (!PyArg_ParseTuple(args, "n:gradient", &index)) {
+        return NULL;
+    }
+    smhf_model_describe(model, &info);
+    if (index < 0 || (size_t)index >= info.parameter_count) {
+        return PyErr_Format(PyExc_IndexError, "parameter %zd: the model has %zu", index,
+                            info.parameter_count);
+    }
+    smhf_model_parameter(model, (size_t)index, &parameter);
+    PyObject *result = smhf_py_array_f32(parameter.ndim, parameter.shape, &data);
+    if (result == NULL) {
+        return NULL;
+    }
+
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_status status;
+    Py_BEGIN_ALLOW_THREADS status =
+        smhf_trainer_gradient_read(self->trainer, (size_t)index, data, &err);
+    Py_END_ALLOW_THREADS
+
+        if (status != SMHF_OK) {
+        Py_DECREF(result);
+        return smhf_py_raise(&smhf_py_model_state_of(op)->errors, &err);
+    }
+    return result;
+}
+
+static PyObject *run_file(PyObject *op, PyObject *args, const char *format,
+                          smhf_status (*file)(smhf_trainer *, const char *, smhf_error *)) {
+    smhf_py_trainer *self = (smhf_py_trainer *)op;
+    PyObject *path = NULL;
+    if (!PyArg_ParseTuple(args, format, PyUnicode_FSConverter, &path)) {
+        return NULL;
+    }
+
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_status status;
+    Py_BEGIN_ALLOW_THREADS status = file(self->trainer, PyBytes_AS_STRING(path), &err);
+    Py_END_ALLOW_THREADS
+
+        Py_DECREF(path);
+    if (status != SMHF_OK) {
+        return smhf_py_raise(&smhf_py_model_state_of(op)->errors, &err);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(trainer_save_doc, "save(path)\n--\n\nWrite moments, step and seed, atomically.");
+
+static PyObject *trainer_save(PyObject *op, PyObject *args) {
+    return run_file(op, args, "O&:save", smhf_trainer_save);
+}
+
+PyDoc_STRVAR(trainer_load_doc, "load(path)\n--\n\nRead back what save wrote.");
+
+static PyObject *trainer_load(PyObject *op, PyObject *args) {
+    return run_file(op, args, "O&:load", smhf_trainer_load);
+}
+
+static PyMethodDef trainer_methods[] = {
+    {"forward_backward", (PyCFunction)(void (*)(void))trainer_forward_backward,
+     METH_VARARGS | METH_KEYWORDS, trainer_forward_backward_doc},
+    {"evaluate", (PyCFunction)(void (*)(void))trainer_evaluate, METH_VARARGS | METH_KEYWORDS,
+     trainer_evaluate_doc},
+    {"optimizer_step", trainer_optimizer_step, METH_NOARGS, trainer_optimizer_step_doc},
+    {"progress", trainer_progress, METH_NOARGS, trainer_progress_doc},
+    {"gradient", trainer_gradient, METH_VARARGS, trainer_gradient_doc},
+    {"save", trainer_save, METH_VARARGS, trainer_save_doc},
+    {"load", trainer_load, METH_VARARGS, trainer_load_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot trainer_slots[] = {
+    {Py_tp_doc, (void *)trainer_doc},
+    {Py_tp_new, trainer_new},
+    {Py_tp_dealloc, trainer_dealloc},
+    {Py_tp_traverse, trainer_traverse},
+    {Py_tp_clear, trainer_clear},
+    {Py_tp_methods, trainer_methods},
+    {0, NULL},
+};
+
+PyType_Spec smhf_py_trainer_spec = {
+    .name = "smhf_native.model._model.Trainer",
+    .basicsize = sizeof(smhf_py_trainer),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = trainer_slots,
+};
