@@ -1,0 +1,94 @@
+"""Types of the compiled module of the model room."""
+
+from collections.abc import Buffer
+from os import PathLike
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+@final
+class Model:
+    @classmethod
+    def open(
+        cls,
+        folder: str | bytes | PathLike[str],
+        num_labels: int = 0,
+        device: str = "auto",
+        precision: str = "fp32",
+        seed: int = 42,
+    ) -> Model: ...
+    @classmethod
+    def new(
+        cls,
+        config: Buffer,
+        num_labels: int = 0,
+        device: str = "auto",
+        precision: str = "fp32",
+        seed: int = 42,
+    ) -> Model: ...
+    def forward(
+        self, ids: Any, mask: Any = None, type_ids: Any = None, cu_seqlens: Any = None
+    ) -> npt.NDArray[np.float32]: ...
+    def save(self, folder: str | bytes | PathLike[str], /) -> None: ...
+    def parameter(self, index: int, /) -> npt.NDArray[np.float32]: ...
+    def set_parameter(self, index: int, values: Any, /) -> None: ...
+    def parameter_names(self, /) -> tuple[str, ...]: ...
+    def labels(self, /) -> tuple[str, ...]: ...
+    def report(self, /) -> tuple[list[str], list[str]]: ...
+    def info(self, /) -> dict[str, Any]: ...
+    def _capsule(self, /) -> object: ...
+
+@final
+class Trainer:
+    def __init__(
+        self,
+        model: Model,
+        learning_rate: float = 5e-05,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+        warmup_steps: int = 0,
+        total_steps: int = 0,
+        schedule: str = "linear",
+        gradient_accumulation_steps: int = 1,
+        label_smoothing: float = 0.0,
+        seed: int = 42,
+        dropout: bool = True,
+    ) -> None: ...
+    def forward_backward(
+        self,
+        ids: Any,
+        mask: Any = None,
+        type_ids: Any = None,
+        cu_seqlens: Any = None,
+        labels: Any = None,
+        accumulation: int = 0,
+    ) -> float: ...
+    def evaluate(
+        self,
+        ids: Any,
+        mask: Any = None,
+        type_ids: Any = None,
+        cu_seqlens: Any = None,
+        labels: Any = None,
+        accumulation: int = 0,
+    ) -> float: ...
+    def optimizer_step(self, /) -> tuple[int, float, float]: ...
+    def progress(self, /) -> tuple[int, float]: ...
+    def gradient(self, index: int, /) -> npt.NDArray[np.float32]: ...
+    def save(self, path: str | bytes | PathLike[str], /) -> None: ...
+    def load(self, path: str | bytes | PathLike[str], /) -> None: ...
+
+def backends() -> dict[str, dict[str, Any]]: ...
+def extract_archive(
+    path: str | bytes | PathLike[str], folder: str | bytes | PathLike[str], /
+) -> None: ...
+def create_archive(
+    path: str | bytes | PathLike[str], folder: str | bytes | PathLike[str], /
+) -> None: ...
+def torch_randperm(n: int, seed: int, /) -> npt.NDArray[np.int64]: ...
+def memory() -> tuple[int, int, int]: ...
+def threads(count: int = 0, /) -> int: ...

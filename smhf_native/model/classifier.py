@@ -1,0 +1,245 @@
+"""The classifier: open, call, save."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from smhf_native.model import _model
+from smhf_native.model.inputs import as_batch
+
+__all__ = ["LoadReport", "Model"]
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+ARCHITECTURES = {
+    "distilbert": "DistilBertForSequenceClassification",
+    "bert": "BertForSequenceClassification",
+}
+
+
+class LoadReport(NamedTuple):
+    """What did not match between a checkpoint and the model; names as in the checkpoint."""
+
+    missing: list[str]  #: newly made weights: the checkpoint has none
+    unexpected: list[str]  #: tensors of the checkpoint that the model does not use
+
+
+def _write_atomic(path: Path, text: str) -> None:
+    """Write a small text so that it appears under its name whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_folder(folder: Path) -> None:
+    """Say what is missing before the core says only that it cannot open a file."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: expected a folder with {CONFIG_NAME} and {WEIGHTS_NAME}")
+    if not (folder / CONFIG_NAME).is_file():
+        raise FileNotFoundError(f"{folder}: {CONFIG_NAME} is missing")
+    if (folder / WEIGHTS_NAME).is_file():
+        return
+    hint = ""
+    if (folder / f"{WEIGHTS_NAME}.index.json").is_file():
+        hint = " (the weights are split over several files, which is not supported)"
+    elif (folder / "pytorch_model.bin").is_file():
+        hint = " (there is pytorch_model.bin: convert it with `smhf convert`)"
+    raise FileNotFoundError(f"{folder}: {WEIGHTS_NAME} is missing{hint}")
+
+
+class Model:
+    """A DistilBERT or BERT sequence classifier.
+
+    Made by :meth:`from_pretrained` or :meth:`from_config`.  Weights are float32; the names of
+    parameters and files are those of `transformers`, so either loads what the other saves.
+    Any number of threads may call one model; a call releases the GIL.
+
+    Attributes
+    ----------
+    config : dict
+        The content of ``config.json``.
+    load_report : LoadReport
+        Weights that the checkpoint lacked, and tensors that it had beyond the model.
+    """
+
+    def __init__(self, core: _model.Model, config: dict[str, Any]) -> None:
+        self._core = core
+        self.config = config
+        self.load_report = LoadReport(*core.report())
+        labels = core.labels()
+        if len(config.get("id2label") or {}) != len(labels):
+            self.id2label = dict(enumerate(labels))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        num_labels: int | None = None,
+        device: str = "auto",
+        precision: str = "fp32",
+        seed: int = 42,
+    ) -> Model:
+        """Open a folder with ``config.json`` and ``model.safetensors``.
+
+        Masked-LM checkpoints are taken too: their head is left unread, and the classification head
+        is newly made from ``seed`` (see :attr:`load_report`).
+
+        Parameters
+        ----------
+        folder : path
+            A local folder; hub names are the business of :mod:`smhf_native.hub`.
+        num_labels : int, optional
+            Overrides the file.  With another count than its ``id2label``, labels become
+            ``LABEL_0``, ``LABEL_1`` ...
+        device : str
+            ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        precision : str
+            ``"fp32"``; ``"bf16"`` and ``"int8"`` where the device has them.
+        seed : int
+            For newly made weights.
+
+        Raises
+        ------
+        FileNotFoundError
+            A file is missing; the sentence says which.
+        ParseError
+            A file breaks its format; ``offset`` is the byte.
+        ValueError
+            Shapes or names of the checkpoint do not fit the configuration.
+        BackendError
+            The device, precision or an option of the configuration is not there.
+        """
+        path = Path(folder)
+        _check_folder(path)
+        core = _model.Model.open(path, num_labels or 0, device, precision, seed)
+        config = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))
+        return cls(core, config)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        seed: int = 42,
+        num_labels: int | None = None,
+        device: str = "auto",
+        precision: str = "fp32",
+    ) -> Model:
+        """Make a model with new weights: matrices N(0, initializer_range), biases 0, LayerNorm (1, 0).
+
+        Parameters
+        ----------
+        config : mapping
+            As in ``config.json``; ``model_type`` is ``"distilbert"`` or ``"bert"``.
+        seed : int
+            The weights depend on it and on the sizes only.
+        num_labels, device, precision
+            As for :meth:`from_pretrained`.
+        """
+        text = json.dumps(dict(config)).encode()
+        core = _model.Model.new(text, num_labels or 0, device, precision, seed)
+        return cls(core, json.loads(text))
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+    ) -> npt.NDArray[np.float32]:
+        """Compute logits.
+
+        Parameters
+        ----------
+        input_ids : Encoding, mapping or array_like of int
+            An Encoding of :class:`smhf_native.Tokenizer`, a mapping with ``input_ids``, or ids of
+            shape (rows, columns).
+        attention_mask : array_like of int or bool, optional
+            Same shape; 1 for tokens, 0 for padding behind them.  Padding is not computed.
+        token_type_ids : array_like of int, optional
+            Same shape; read by BERT only.
+
+        Returns
+        -------
+        ndarray of float32, shape (rows, num_labels)
+
+        Raises
+        ------
+        ValueError
+            Names the row (and position) of an id outside the vocabulary, a row without tokens, one
+            longer than the model takes, or padding in front of tokens.
+        """
+        return self._core.forward(*as_batch(input_ids, attention_mask, token_type_ids))
+
+    @property
+    def num_labels(self) -> int:
+        """How many classes the model tells apart."""
+        return len(self._core.labels())
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Class number to name; assigning replaces the names (and ``label2id``) in :attr:`config`."""
+        return {int(key): str(name) for key, name in self.config["id2label"].items()}
+
+    @id2label.setter
+    def id2label(self, names: Mapping[Any, str]) -> None:
+        ordered = {int(key): str(name) for key, name in names.items()}
+        count = len(self._core.labels())
+        if sorted(ordered) != list(range(count)):
+            raise ValueError(f"id2label: expected the ids 0 to {count - 1} once each, got {sorted(ordered)}")
+        self.config.pop("num_labels", None)
+        self.config["id2label"] = {str(key): ordered[key] for key in range(count)}
+        self.config["label2id"] = {ordered[key]: key for key in range(count)}
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Sizes (``vocab``, ``positions``, ``hidden``, ``layers`` ...), ``backend``, ``precision``."""
+        return self._core.info()
+
+    def parameters(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Copy every weight: checkpoint name to float32 array."""
+        return {name: self._core.parameter(i) for i, name in enumerate(self._core.parameter_names())}
+
+    def set_parameter(self, name: str, values: Any) -> None:
+        """Replace one weight by values of its shape; ``KeyError`` for an unknown name."""
+        names = self._core.parameter_names()
+        if name not in names:
+            raise KeyError(f"{name}: not a parameter of this model (the first one is {names[0]})")
+        self._core.set_parameter(names.index(name), np.ascontiguousarray(values, dtype=np.float32))
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``model.safetensors`` and ``config.json``; each appears whole or not at all.
+
+        The folder is made when it does not exist.
+        """
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        self._core.save(path)
+        config = dict(self.config)
+        config["architectures"] = [ARCHITECTURES[self._core.info()["architecture"]]]
+        for key in ("torch_dtype", "dtype"):
+            if key in config:
+                config[key] = "float32"
+        _write_atomic(path / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+    def _capsule(self) -> object:
+        """C handle for the glue of other rooms (capsule ``smhf.model``); keeps the model alive."""
+        return self._core._capsule()
+
+    def __repr__(self) -> str:
+        info = self._core.info()
+        return (
+            f"<Model {info['architecture']}: {info['layers']} layers of {info['hidden']}, "
+            f"{info['num_labels']} labels, {info['precision']} on {info['backend']}>"
+        )
