@@ -1,6 +1,5 @@
 """Types of the compiled module of the model room."""
 
-from collections.abc import Buffer
 from os import PathLike
 from typing import Any, final
 
@@ -21,7 +20,7 @@ class Model:
     @classmethod
     def new(
         cls,
-        config: Buffer,
+        config: bytes | bytearray | memoryview,
         num_labels: int = 0,
         device: str = "auto",
         precision: str = "fp32",
@@ -83,12 +82,8 @@ class Trainer:
     def load(self, path: str | bytes | PathLike[str], /) -> None: ...
 
 def backends() -> dict[str, dict[str, Any]]: ...
-def extract_archive(
-    path: str | bytes | PathLike[str], folder: str | bytes | PathLike[str], /
-) -> None: ...
-def create_archive(
-    path: str | bytes | PathLike[str], folder: str | bytes | PathLike[str], /
-) -> None: ...
+def extract_archive(path: str | bytes | PathLike[str], folder: str | bytes | PathLike[str], /) -> None: ...
+def create_archive(path: str | bytes | PathLike[str], folder: str | bytes | PathLike[str], /) -> None: ...
 def torch_randperm(n: int, seed: int, /) -> npt.NDArray[np.int64]: ...
 def memory() -> tuple[int, int, int]: ...
 def threads(count: int = 0, /) -> int: ...
