@@ -35,11 +35,12 @@ def test_loss_and_every_gradient(golden):
             assert np.abs(exact).max() > 1e-4, f"{name}: the case does not exercise it"
 
 
-def test_twenty_training_losses_within_1e5(golden):
+def test_twenty_training_losses(golden):
+    """The project's bound is 1e-5; 1e-6 also catches a beta rounded in one place and not in another."""
     model = Model.from_pretrained(golden.folder)
     trainer = Trainer(model, **golden.trainer_options())
     losses = [trainer.step(**golden.batch(step))["loss"] for step in range(20)]
-    assert np.abs(np.array(losses) - golden.tensors["losses64"]).max() <= 1e-5
+    assert np.abs(np.array(losses) - golden.tensors["losses64"]).max() <= 1e-6
     assert losses[0] - losses[-1] > 0.1
     for name, weight in model.parameters().items():
         if not name.endswith(NO_GRADIENT):
