@@ -162,7 +162,6 @@ typedef struct smhf_encoding {
     int32_t *sample;       /* [rows] index of the text that the row came from */
     uint8_t *truncated;    /* [rows] 1: tokens of that text were cut from its main row */
     size_t truncated_count; /* texts that lost tokens (counted without overflow rows) */
-    void *private_block;   /* room's own */
 } smhf_encoding;
 
 /* Encodes `count` texts (and their pairs, NULL without). All strings are read in place and only

@@ -1,0 +1,498 @@
+/* encode.c: a batch of texts → packed rows: truncation windows, template, overflow.
+ *
+ * Texts are cut into chunks that depend on their number alone; each chunk is encoded by one worker
+ * into its own buffers, then all are copied into one block. Results do not depend on threads.
+ */
+#include "tokenizer/tokenizer_internal.h"
+
+#include "common/mem.h"
+#include "common/pool.h"
+
+#include <string.h>
+
+#define MAX_CHUNKS 64 /* bounds the workers that a call holds */
+#define MIN_CHUNK 16
+
+typedef struct window {
+    size_t begin, end;
+} window;
+
+/* The windows that truncation to `limit` tokens cuts `count` tokens into: number and the k-th. */
+typedef struct windows {
+    size_t count; /* at least 1; the first one is the row itself */
+    size_t tokens, limit, step;
+    int left, empty_first; /* limit 0: an empty row, then everything */
+} windows;
+
+static windows whole_window(size_t tokens) {
+    return (windows){1, tokens, tokens, 1, 0, 0};
+}
+
+static windows cut_windows(size_t tokens, size_t limit, size_t stride, int left) {
+    windows w = {1, tokens, limit, 1, left, 0};
+    if (limit >= tokens) {
+        return whole_window(tokens);
+    }
+    if (limit == 0) {
+        w.count = 2;
+        w.empty_first = 1;
+        return w;
+    }
+    w.step = limit - stride;
+    w.count = (tokens - limit + w.step - 1) / w.step + 1;
+    return w;
+}
+
+static window window_at(const windows *w, size_t k) {
+    if (w->empty_first) {
+        return (k == 0) ? (window){0, 0} : (window){0, w->tokens};
+    }
+    size_t skip = k * w->step;
+    size_t end = (skip + w->limit < w->tokens) ? skip + w->limit : w->tokens;
+    if (w->left) {
+        return (window){w->tokens - end, w->tokens - skip};
+    }
+    return (window){skip, end};
+}
+
+/* --- One row ------------------------------------------------------------------------------------ */
+
+static smhf_status reserve_tokens(smhf_worker *worker, size_t more, unsigned want,
+                                  smhf_error *err) {
+    size_t wanted = worker->tokens + more, old = worker->token_capacity;
+    size_t capacity = old, c;
+    if (wanted > INT32_MAX / 2) {
+        return smhf_fail(err, SMHF_E_ARG, "more than %d tokens in one batch", INT32_MAX / 2);
+    }
+    (void)want; /* all arrays grow together, so that a worker serves any later call */
+#define GROW(field, size)                                                   \
+    do {                                                                    \
+        c = old;                                                            \
+        SMHF_TRY(smhf_grow(&worker->field, &c, wanted, (size), err));       \
+        capacity = c;                                                       \
+    } while (0)
+    if (wanted > old) {
+        GROW(ids, sizeof(int32_t));
+        GROW(type_ids, sizeof(int32_t));
+        GROW(offsets, 2 * sizeof(int32_t));
+        GROW(word_ids, sizeof(int32_t));
+        GROW(sequence_ids, 1);
+        GROW(special_mask, 1);
+        worker->token_capacity = capacity;
+    }
+    return SMHF_OK;
+}
+
+static smhf_status reserve_row(smhf_worker *worker, smhf_error *err) {
+    size_t wanted = worker->rows + 1, old = worker->row_capacity, capacity = old, c;
+    if (wanted > old) {
+        GROW(row_lengths, sizeof(int32_t));
+        GROW(row_samples, sizeof(int32_t));
+        GROW(row_truncated, 1);
+        worker->row_capacity = capacity;
+    }
+    return SMHF_OK;
+}
+#undef GROW
+
+static void put_tokens(smhf_worker *worker, const smhf_piece *pieces, size_t count, int sequence,
+                       int32_t type_id, unsigned want) {
+    size_t at = worker->tokens;
+    for (size_t i = 0; i < count; i++) {
+        worker->ids[at + i] = pieces[i].id;
+        worker->type_ids[at + i] = type_id;
+    }
+    if (want & SMHF_WANT_OFFSETS) {
+        for (size_t i = 0; i < count; i++) {
+            worker->offsets[2 * (at + i)] = pieces[i].begin;
+            worker->offsets[2 * (at + i) + 1] = pieces[i].end;
+        }
+    }
+    if (want & SMHF_WANT_WORD_IDS) {
+        for (size_t i = 0; i < count; i++) {
+            worker->word_ids[at + i] = pieces[i].word;
+        }
+    }
+    if (want & SMHF_WANT_SEQUENCE_IDS) {
+        memset(worker->sequence_ids + at, sequence, count);
+    }
+    if (want & SMHF_WANT_SPECIAL_MASK) {
+        memset(worker->special_mask + at, sequence < 0, count);
+    }
+    worker->tokens += count;
+}
+
+typedef struct batch {
+    const smhf_tokenizer *tokenizer;
+    const smhf_text_view *texts, *pairs;
+    const smhf_encode_options *options;
+    const smhf_template *template;
+    size_t count, chunk;
+    size_t limit; /* tokens that texts may have together; SIZE_MAX: no truncation */
+    smhf_worker *workers[MAX_CHUNKS];
+    smhf_status status[MAX_CHUNKS];
+    smhf_error errors[MAX_CHUNKS];
+} batch;
+
+/* Which tokens of the text and of its pair make this row. */
+static smhf_status put_row(const batch *b, smhf_worker *worker, size_t sample, window first,
+                           window second, int truncated, smhf_error *err) {
+    const smhf_template *template = b->template;
+    size_t before = worker->tokens;
+    SMHF_TRY(reserve_row(worker, err));
+    SMHF_TRY(reserve_tokens(worker, (first.end - first.begin) + (second.end - second.begin) +
+                                        (size_t)template->specials, b->options->want, err));
+    for (int i = 0; i < template->count; i++) {
+        const smhf_template_piece *piece = &template->pieces[i];
+        if (piece->sequence == 0) {
+            put_tokens(worker, worker->first.data + first.begin, first.end - first.begin, 0,
+                       piece->type_id, b->options->want);
+        } else if (piece->sequence == 1) {
+            put_tokens(worker, worker->second.data + second.begin, second.end - second.begin, 1,
+                       piece->type_id, b->options->want);
+        } else if (b->options->add_special_tokens) {
+            smhf_piece special = {piece->id, 0, 0, -1};
+            put_tokens(worker, &special, 1, -1, piece->type_id, b->options->want);
+        }
+    }
+    worker->row_lengths[worker->rows] = (int32_t)(worker->tokens - before);
+    worker->row_samples[worker->rows] = (int32_t)sample;
+    worker->row_truncated[worker->rows] = (uint8_t)truncated;
+    worker->rows++;
+    return SMHF_OK;
+}
+
+/* --- Truncation --------------------------------------------------------------------------------- */
+
+/* What longest_first leaves of both sides; on a tie the first one counts as the shorter. */
+static void longest_first(size_t limit, size_t *first, size_t *second) {
+    int swapped = *first > *second;
+    size_t s = swapped ? *second : *first;
+    size_t l;
+    if (s > limit) {
+        l = s;
+    } else {
+        l = (s > limit - s) ? s : limit - s;
+    }
+    if (s + l > limit) {
+        s = limit / 2;
+        l = s + limit % 2;
+    }
+    *first = swapped ? l : s;
+    *second = swapped ? s : l;
+}
+
+static smhf_status check_stride(size_t tokens, size_t kept, size_t stride, smhf_error *err) {
+    if (kept < tokens && kept > 0 && stride >= kept) {
+        return smhf_fail(err, SMHF_E_ARG, "stride %zu: expected less than the %zu tokens that "
+                         "truncation leaves of this text", stride, kept);
+    }
+    return SMHF_OK;
+}
+
+static smhf_status plan_truncation(const batch *b, size_t first, size_t second, windows *a,
+                                   windows *c, smhf_error *err) {
+    const smhf_encode_options *options = b->options;
+    size_t keep_first = first, keep_second = second, excess;
+    *a = whole_window(first);
+    *c = whole_window(second);
+    if (b->limit == SIZE_MAX || first + second <= b->limit) {
+        return SMHF_OK;
+    }
+    excess = first + second - b->limit;
+    if (b->limit == 0) {
+        keep_first = keep_second = 0;
+    } else if (options->truncation == SMHF_TRUNCATE_LONGEST_FIRST) {
+        if (b->pairs != NULL) {
+            longest_first(b->limit, &keep_first, &keep_second);
+        } else {
+            keep_first = b->limit;
+        }
+    } else {
+        int on_first = options->truncation == SMHF_TRUNCATE_ONLY_FIRST;
+        size_t *target = on_first ? &keep_first : &keep_second;
+        if (*target <= excess) {
+            return smhf_fail(err, SMHF_E_ARG, "%zu tokens are too many by %zu, but the %s text, "
+                             "the only one to be truncated, has just %zu", first + second, excess,
+                             on_first ? "first" : "second", *target);
+        }
+        *target -= excess;
+    }
+    SMHF_TRY(check_stride(first, keep_first, options->stride, err));
+    SMHF_TRY(check_stride(second, keep_second, options->stride, err));
+    *a = cut_windows(first, keep_first, options->stride, options->truncation_left);
+    *c = cut_windows(second, keep_second, options->stride, options->truncation_left);
+    return SMHF_OK;
+}
+
+/* The main row and, when asked, the overflow rows in the reference's order: for each further window
+ * of what the template puts first, all windows of the other; then the first one with the rest. */
+static smhf_status put_rows(const batch *b, smhf_worker *worker, size_t sample, const windows *a,
+                            const windows *c, smhf_error *err) {
+    int truncated = a->count > 1 || c->count > 1;
+    int swapped = 0;
+    for (int i = 0; i < b->template->count; i++) {
+        if (b->template->pieces[i].sequence >= 0) {
+            swapped = b->template->pieces[i].sequence == 1;
+            break;
+        }
+    }
+    SMHF_TRY(put_row(b, worker, sample, window_at(a, 0), window_at(c, 0), truncated, err));
+    worker->truncated_count += (size_t)truncated;
+    if (!truncated || !b->options->overflow) {
+        return SMHF_OK;
+    }
+    const windows *outer = swapped ? c : a, *inner = swapped ? a : c;
+    for (size_t turn = 1; turn <= outer->count; turn++) {
+        size_t o = turn % outer->count; /* the main window last */
+        for (size_t i = (o == 0) ? 1 : 0; i < inner->count; i++) {
+            window x = window_at(outer, o), y = window_at(inner, i);
+            SMHF_TRY(put_row(b, worker, sample, swapped ? y : x, swapped ? x : y, truncated, err));
+        }
+    }
+    return SMHF_OK;
+}
+
+/* --- Chunks ------------------------------------------------------------------------------------- */
+
+static smhf_status encode_side(const batch *b, smhf_worker *worker, const smhf_text_view *texts,
+                               const size_t *starts, const char *name, size_t row,
+                               smhf_pieces *out, smhf_error *err) {
+    smhf_status status = SMHF_OK;
+    out->count = 0;
+    if (starts == NULL) {
+        status = smhf_segment_text(b->tokenizer, worker, &texts[row],
+                                   b->options->split_special_tokens, -1, out, err);
+    } else {
+        for (size_t i = starts[row]; i < starts[row + 1] && status == SMHF_OK; i++) {
+            status = smhf_segment_text(b->tokenizer, worker, &texts[i],
+                                       b->options->split_special_tokens,
+                                       (int32_t)(i - starts[row]), out, err);
+        }
+    }
+    if (status != SMHF_OK) {
+        smhf_error_prefix(err, "%s[%zu]", name, row);
+    }
+    return status;
+}
+
+static smhf_status encode_row(const batch *b, smhf_worker *worker, size_t row, smhf_error *err) {
+    windows a, c;
+    SMHF_TRY(encode_side(b, worker, b->texts, b->options->word_starts, "texts", row,
+                         &worker->first, err));
+    worker->second.count = 0;
+    if (b->pairs != NULL) {
+        SMHF_TRY(encode_side(b, worker, b->pairs, b->options->pair_word_starts, "pairs", row,
+                             &worker->second, err));
+    }
+    smhf_status status = plan_truncation(b, worker->first.count, worker->second.count, &a, &c,
+                                         err);
+    if (status != SMHF_OK) {
+        smhf_error_prefix(err, "texts[%zu]", row);
+        return status;
+    }
+    return put_rows(b, worker, row, &a, &c, err);
+}
+
+static void encode_chunk(void *context, size_t begin, size_t end) {
+    batch *b = context;
+    size_t slot = begin / b->chunk;
+    smhf_worker *worker = smhf_worker_acquire(b->tokenizer);
+    b->workers[slot] = worker;
+    if (worker == NULL) {
+        b->status[slot] = smhf_fail_nomem(&b->errors[slot], "worker", sizeof *worker);
+        return;
+    }
+    for (size_t row = begin; row < end; row++) {
+        b->status[slot] = encode_row(b, worker, row, &b->errors[slot]);
+        if (b->status[slot] != SMHF_OK) {
+            return;
+        }
+    }
+}
+
+static smhf_status check_options(const batch *b, size_t *limit, smhf_error *err) {
+    const smhf_encode_options *options = b->options;
+    size_t specials = options->add_special_tokens ? (size_t)b->template->specials : 0;
+    size_t max_length = options->max_length;
+    *limit = SIZE_MAX;
+    if (options->truncation == SMHF_TRUNCATE_NONE) {
+        return SMHF_OK;
+    }
+    if (max_length == 0) {
+        if (b->tokenizer->info.model_max_length < 0) {
+            return SMHF_OK; /* no maximum anywhere: nothing to cut */
+        }
+        max_length = (size_t)b->tokenizer->info.model_max_length;
+    }
+    if (max_length < specials) {
+        return smhf_fail(err, SMHF_E_ARG, "max_length %zu: expected at least %zu, the special "
+                         "tokens of a row", max_length, specials);
+    }
+    if (options->truncation == SMHF_TRUNCATE_ONLY_SECOND && b->pairs == NULL) {
+        return smhf_fail(err, SMHF_E_ARG, "truncation only_second: expected pairs, got none");
+    }
+    *limit = max_length - specials;
+    if (options->stride > 0 && options->stride >= *limit) {
+        return smhf_fail(err, SMHF_E_ARG, "stride %zu: expected less than %zu (max_length %zu "
+                         "without special tokens)", options->stride, *limit, max_length);
+    }
+    return SMHF_OK;
+}
+
+/* --- Joining ------------------------------------------------------------------------------------ */
+
+typedef struct joiner {
+    const batch *b;
+    smhf_encoding *out;
+    size_t token_at[MAX_CHUNKS], row_at[MAX_CHUNKS];
+} joiner;
+
+static void join_chunk(void *context, size_t begin, size_t end) {
+    const joiner *j = context;
+    smhf_encoding *out = j->out;
+    for (size_t slot = begin; slot < end; slot++) {
+        const smhf_worker *w = j->b->workers[slot];
+        size_t at = j->token_at[slot], row = j->row_at[slot], n = w->tokens;
+        int32_t sum = (int32_t)at;
+        if (n > 0) {
+            memcpy(out->ids + at, w->ids, n * sizeof *out->ids);
+            memcpy(out->type_ids + at, w->type_ids, n * sizeof *out->type_ids);
+        }
+        if (out->offsets != NULL && n > 0) {
+            memcpy(out->offsets + 2 * at, w->offsets, 2 * n * sizeof *out->offsets);
+        }
+        if (out->word_ids != NULL && n > 0) {
+            memcpy(out->word_ids + at, w->word_ids, n * sizeof *out->word_ids);
+        }
+        if (out->sequence_ids != NULL && n > 0) {
+            memcpy(out->sequence_ids + at, w->sequence_ids, n);
+        }
+        if (out->special_mask != NULL && n > 0) {
+            memcpy(out->special_mask + at, w->special_mask, n);
+        }
+        for (size_t r = 0; r < w->rows; r++) {
+            out->cu_seqlens[row + r] = sum;
+            sum += w->row_lengths[r];
+            out->sample[row + r] = w->row_samples[r];
+            out->truncated[row + r] = w->row_truncated[r];
+        }
+    }
+}
+
+/* One block for the struct and all arrays; 64-byte lines keep them apart. */
+static smhf_status allocate(size_t rows, size_t tokens, unsigned want, smhf_encoding **out,
+                            smhf_error *err) {
+    const size_t sizes[] = {
+        sizeof(smhf_encoding),
+        (rows + 1) * sizeof(int32_t),
+        tokens * sizeof(int32_t),
+        tokens * sizeof(int32_t),
+        (want & SMHF_WANT_OFFSETS) ? tokens * 2 * sizeof(int32_t) : 0,
+        (want & SMHF_WANT_WORD_IDS) ? tokens * sizeof(int32_t) : 0,
+        (want & SMHF_WANT_SEQUENCE_IDS) ? tokens : 0,
+        (want & SMHF_WANT_SPECIAL_MASK) ? tokens : 0,
+        rows * sizeof(int32_t),
+        rows,
+    };
+    uint8_t *parts[sizeof sizes / sizeof *sizes];
+    size_t total = 0;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        total += (sizes[i] + 63) / 64 * 64 + 64;
+    }
+    uint8_t *block = smhf_malloc_aligned(total, SMHF_CACHE_LINE);
+    if (block == NULL) {
+        return smhf_fail_nomem(err, "encoding", total);
+    }
+    uint8_t *at = block;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        parts[i] = at;
+        at += (sizes[i] + 63) / 64 * 64 + 64;
+    }
+    smhf_encoding *encoding = (smhf_encoding *)(void *)block;
+    memset(encoding, 0, sizeof *encoding);
+    encoding->rows = rows;
+    encoding->tokens = tokens;
+    encoding->cu_seqlens = (int32_t *)(void *)parts[1];
+    encoding->ids = (int32_t *)(void *)parts[2];
+    encoding->type_ids = (int32_t *)(void *)parts[3];
+    encoding->offsets = (want & SMHF_WANT_OFFSETS) ? (int32_t *)(void *)parts[4] : NULL;
+    encoding->word_ids = (want & SMHF_WANT_WORD_IDS) ? (int32_t *)(void *)parts[5] : NULL;
+    encoding->sequence_ids = (want & SMHF_WANT_SEQUENCE_IDS) ? (int8_t *)parts[6] : NULL;
+    encoding->special_mask = (want & SMHF_WANT_SPECIAL_MASK) ? parts[7] : NULL;
+    encoding->sample = (int32_t *)(void *)parts[8];
+    encoding->truncated = parts[9];
+    *out = encoding;
+    return SMHF_OK;
+}
+
+static smhf_status join(const batch *b, size_t chunks, smhf_encoding **out, smhf_error *err) {
+    joiner j = {.b = b};
+    size_t tokens = 0, rows = 0, truncated = 0, longest = 0;
+    for (size_t slot = 0; slot < chunks; slot++) {
+        j.token_at[slot] = tokens;
+        j.row_at[slot] = rows;
+        tokens += b->workers[slot]->tokens;
+        rows += b->workers[slot]->rows;
+        truncated += b->workers[slot]->truncated_count;
+    }
+    if (tokens > INT32_MAX || rows >= INT32_MAX) {
+        return smhf_fail(err, SMHF_E_ARG, "%zu tokens in one batch, expected at most %d: encode "
+                         "in smaller batches", tokens, INT32_MAX);
+    }
+    SMHF_TRY(allocate(rows, tokens, b->options->want, &j.out, err));
+    smhf_parallel_for(chunks, 4, join_chunk, &j);
+    j.out->cu_seqlens[rows] = (int32_t)tokens;
+    for (size_t r = 0; r < rows; r++) {
+        size_t length = (size_t)(j.out->cu_seqlens[r + 1] - j.out->cu_seqlens[r]);
+        longest = (length > longest) ? length : longest;
+    }
+    j.out->longest = longest;
+    j.out->truncated_count = truncated;
+    *out = j.out;
+    return SMHF_OK;
+}
+
+smhf_status smhf_tokenizer_encode_batch(const smhf_tokenizer *tokenizer,
+                                        const smhf_text_view *texts, const smhf_text_view *pairs,
+                                        size_t count, const smhf_encode_options *options,
+                                        smhf_encoding **out, smhf_error *err) {
+    static const smhf_encode_options defaults = SMHF_ENCODE_DEFAULTS;
+    batch b = {.tokenizer = tokenizer, .texts = texts, .pairs = pairs, .count = count};
+    smhf_status status;
+    size_t chunks;
+    *out = NULL;
+    b.options = (options != NULL) ? options : &defaults;
+    b.template = (pairs != NULL) ? &tokenizer->pair : &tokenizer->single;
+    if (count > INT32_MAX / 2) {
+        return smhf_fail(err, SMHF_E_ARG, "%zu texts, expected at most %d", count, INT32_MAX / 2);
+    }
+    b.chunk = (count + MAX_CHUNKS - 1) / MAX_CHUNKS;
+    b.chunk = (b.chunk < MIN_CHUNK) ? MIN_CHUNK : b.chunk;
+    chunks = (count + b.chunk - 1) / b.chunk;
+
+    status = check_options(&b, &b.limit, err);
+    if (status != SMHF_OK) {
+        goto done;
+    }
+    smhf_parallel_for(count, b.chunk, encode_chunk, &b);
+    for (size_t slot = 0; slot < chunks && status == SMHF_OK; slot++) {
+        status = b.status[slot]; /* the first failing row of the lowest chunk */
+        if (status != SMHF_OK && err != NULL) {
+            *err = b.errors[slot];
+        }
+    }
+    if (status == SMHF_OK) {
+        status = join(&b, chunks, out, err);
+    }
+
+done:
+    for (size_t slot = 0; slot < chunks; slot++) {
+        smhf_worker_release(tokenizer, b.workers[slot]);
+    }
+    return status;
+}
+
+void smhf_encoding_free(smhf_encoding *encoding) {
+    smhf_free(encoding);
+}

@@ -1,0 +1,277 @@
+/* segment.c: one text → tokens with spans and word ids.
+ *
+ * Stages as in the reference: cut out raw added tokens; normalize each remaining piece on its own;
+ * cut out normalized added tokens; split into words; longest-match each word.
+ */
+#include "tokenizer/tokenizer_internal.h"
+
+#include "common/mem.h"
+
+#include <string.h>
+
+/* --- Workers ------------------------------------------------------------------------------------ */
+
+smhf_worker *smhf_worker_acquire(const smhf_tokenizer *tokenizer) {
+    smhf_tokenizer *cache = (smhf_tokenizer *)tokenizer; /* the cache is its only mutable part */
+    for (int i = 0; i < SMHF_WORKER_CACHE; i++) {
+        if (atomic_load_explicit(&cache->idle[i], memory_order_relaxed) != NULL) {
+            smhf_worker *worker = atomic_exchange(&cache->idle[i], NULL);
+            if (worker != NULL) {
+                return worker;
+            }
+        }
+    }
+    return smhf_calloc(1, sizeof(smhf_worker));
+}
+
+void smhf_worker_release(const smhf_tokenizer *tokenizer, smhf_worker *worker) {
+    smhf_tokenizer *cache = (smhf_tokenizer *)tokenizer;
+    if (worker == NULL) {
+        return;
+    }
+    worker->tokens = worker->rows = worker->truncated_count = 0;
+    /* A rare huge text must not hold its scratch for ever. */
+    if (worker->normalized.capacity <= 1u << 20 && worker->token_capacity <= 1u << 20 &&
+        worker->word_capacity <= 1u << 16) {
+        for (int i = 0; i < SMHF_WORKER_CACHE; i++) {
+            smhf_worker *none = NULL;
+            if (atomic_compare_exchange_strong(&cache->idle[i], &none, worker)) {
+                return;
+            }
+        }
+    }
+    smhf_worker_free(worker);
+}
+
+void smhf_worker_free(smhf_worker *worker) {
+    if (worker == NULL) {
+        return;
+    }
+    smhf_normalized_deinit(&worker->normalized);
+    smhf_free(worker->wide);
+    smhf_free(worker->word);
+    smhf_free(worker->word_start);
+    smhf_free(worker->first.data);
+    smhf_free(worker->second.data);
+    smhf_free(worker->ids);
+    smhf_free(worker->type_ids);
+    smhf_free(worker->offsets);
+    smhf_free(worker->word_ids);
+    smhf_free(worker->sequence_ids);
+    smhf_free(worker->special_mask);
+    smhf_free(worker->row_lengths);
+    smhf_free(worker->row_samples);
+    smhf_free(worker->row_truncated);
+    smhf_free(worker);
+}
+
+/* --- Words -------------------------------------------------------------------------------------- */
+
+typedef struct segmenter {
+    const smhf_tokenizer *tokenizer;
+    smhf_worker *worker;
+    smhf_pieces *out;
+    int32_t word;   /* id of the next word */
+    int fixed_word; /* 1: `word` is given from outside and stays */
+} segmenter;
+
+static smhf_status put_piece(segmenter *s, int32_t id, uint32_t begin, uint32_t end,
+                             smhf_error *err) {
+    if (s->out->count == s->out->capacity) {
+        SMHF_TRY(smhf_grow(&s->out->data, &s->out->capacity, s->out->count + 1,
+                           sizeof *s->out->data, err));
+    }
+    s->out->data[s->out->count++] =
+        (smhf_piece){id, (int32_t)begin, (int32_t)end, s->word};
+    return SMHF_OK;
+}
+
+static void next_word(segmenter *s) {
+    s->word += !s->fixed_word;
+}
+
+static smhf_status put_unknown(segmenter *s, const uint32_t *source, size_t count,
+                               smhf_error *err) {
+    const smhf_tokenizer *tokenizer = s->tokenizer;
+    if (tokenizer->unk_id < 0) {
+        return smhf_fail(err, SMHF_E_ARG, "the word at character %u is not in the vocabulary, and "
+                         "neither is the unknown token \"%.*s\"", (unsigned)source[0],
+                         (int)tokenizer->unk_token.size, (const char *)tokenizer->unk_token.data);
+    }
+    return put_piece(s, tokenizer->unk_id, source[0], source[count - 1] + 1, err);
+}
+
+/* UTF-8 of a word into worker->word, with the place of every character and of the end. */
+static smhf_status spell(smhf_worker *worker, const uint32_t *chars, size_t count,
+                         smhf_error *err) {
+    size_t written = 0;
+    if (count > worker->word_capacity) {
+        size_t bytes = worker->word_capacity, starts = worker->word_capacity;
+        size_t wanted = count + 128;
+        SMHF_TRY(smhf_grow(&worker->word, &bytes, wanted, 5, err));
+        SMHF_TRY(smhf_grow(&worker->word_start, &starts, wanted, sizeof *worker->word_start, err));
+        worker->word_capacity = (bytes < starts ? bytes : starts) - 64;
+    }
+    for (size_t i = 0; i < count; i++) {
+        uint32_t value = chars[i] & CHAR_VALUE;
+        worker->word_start[i] = (uint32_t)written;
+        if (value < 0x80) {
+            worker->word[written++] = (uint8_t)value;
+        } else {
+            written += smhf_utf8_encode(value, worker->word + written);
+        }
+    }
+    worker->word_start[count] = (uint32_t)written;
+    memset(worker->word + written, 0, 16); /* what masked loads may touch */
+    return SMHF_OK;
+}
+
+/* Longest key of `table` that starts at character `from`: its end, or 0. */
+static size_t longest_match(const smhf_vocab *vocab, const smhf_vocab_table *table,
+                            const smhf_worker *worker, size_t from, size_t count, int32_t *id) {
+    const uint32_t *start = worker->word_start;
+    for (size_t end = count; end > from; end--) {
+        size_t size = start[end] - start[from];
+        if (size > table->max_bytes || !smhf_vocab_has_length(table, size)) {
+            continue;
+        }
+        *id = smhf_vocab_find(vocab, table, worker->word + start[from], size);
+        if (*id >= 0) {
+            return end;
+        }
+    }
+    return 0;
+}
+
+static smhf_status put_word(segmenter *s, const uint32_t *chars, const uint32_t *source,
+                            size_t count, smhf_error *err) {
+    const smhf_vocab *vocab = &s->tokenizer->vocab;
+    smhf_worker *worker = s->worker;
+    size_t mark = s->out->count;
+    smhf_status status = SMHF_OK;
+
+    if (count > s->tokenizer->max_word_chars) {
+        status = put_unknown(s, source, count, err);
+        next_word(s);
+        return status;
+    }
+    SMHF_TRY(spell(worker, chars, count, err));
+    for (size_t from = 0; from < count;) {
+        int32_t id = -1;
+        size_t end = longest_match(vocab, (from == 0) ? &vocab->whole : &vocab->continued, worker,
+                                   from, count, &id);
+        if (end == 0) { /* one piece fails: the word is unknown as a whole */
+            s->out->count = mark;
+            status = put_unknown(s, source, count, err);
+            break;
+        }
+        SMHF_TRY(put_piece(s, id, source[from], source[end - 1] + 1, err));
+        from = end;
+    }
+    next_word(s);
+    return status;
+}
+
+/* BertPreTokenizer over normalized characters [begin, end). */
+static smhf_status put_words(segmenter *s, size_t begin, size_t end, smhf_error *err) {
+    const uint32_t *chars = s->worker->normalized.chars;
+    const uint32_t *source = s->worker->normalized.source;
+    for (size_t at = begin; at < end;) {
+        if (chars[at] & CHAR_SPACE) {
+            at++;
+            continue;
+        }
+        size_t stop = at + 1;
+        if ((chars[at] & CHAR_ISOLATE) == 0) {
+            while (stop < end && (chars[stop] & (CHAR_SPACE | CHAR_ISOLATE)) == 0) {
+                stop++;
+            }
+        }
+        SMHF_TRY(put_word(s, chars + at, source + at, stop - at, err));
+        at = stop;
+    }
+    return SMHF_OK;
+}
+
+/* One stretch of raw text without raw added tokens. */
+static smhf_status put_stretch(segmenter *s, const smhf_text_view *text, size_t begin, size_t end,
+                               int split_special, smhf_error *err) {
+    const smhf_tokenizer *tokenizer = s->tokenizer;
+    smhf_normalized *normalized = &s->worker->normalized;
+    const smhf_matcher *matcher = &tokenizer->normalized;
+    size_t done = 0, from = 0;
+    smhf_match match;
+
+    SMHF_TRY(smhf_normalize(&tokenizer->charmap, text, begin, end, matcher->count > 0, normalized,
+                            err));
+    if (matcher->count == 0) {
+        return put_words(s, 0, normalized->count, err);
+    }
+    smhf_text_view view = {normalized->chars, normalized->count, 4};
+    while (smhf_matcher_next(matcher, tokenizer, &view, split_special, from, done, &match,
+                             &from)) {
+        if (done < match.begin) {
+            SMHF_TRY(put_words(s, done, match.begin, err));
+        }
+        SMHF_TRY(put_piece(s, tokenizer->added[match.token].id, normalized->source[match.begin],
+                           normalized->source[match.end - 1] + 1, err));
+        next_word(s);
+        done = match.end;
+    }
+    return put_words(s, done, normalized->count, err);
+}
+
+/* UTF-8 → code points; plain ASCII stays where it is. */
+static smhf_status widen(smhf_worker *worker, const smhf_text_view *text, smhf_text_view *out,
+                         smhf_error *err) {
+    const uint8_t *data = text->data;
+    size_t at = 0, count = 0;
+    while (at < text->length && data[at] < 0x80) {
+        at++;
+    }
+    if (at == text->length) {
+        *out = (smhf_text_view){data, text->length, 1};
+        return SMHF_OK;
+    }
+    SMHF_TRY(smhf_grow(&worker->wide, &worker->wide_capacity, text->length, sizeof *worker->wide,
+                       err));
+    for (at = 0; at < text->length;) {
+        size_t fault = at;
+        int32_t code_point = smhf_utf8_decode(data, text->length, &at);
+        if (code_point < 0) {
+            return smhf_fail_at(err, SMHF_E_ARG, fault, "invalid UTF-8 at byte %zu", fault);
+        }
+        worker->wide[count++] = (uint32_t)code_point;
+    }
+    *out = (smhf_text_view){worker->wide, count, 4};
+    return SMHF_OK;
+}
+
+smhf_status smhf_segment_text(const smhf_tokenizer *tokenizer, smhf_worker *worker,
+                              const smhf_text_view *given, int split_special, int32_t word,
+                              smhf_pieces *out, smhf_error *err) {
+    segmenter s = {tokenizer, worker, out, (word < 0) ? 0 : word, word >= 0};
+    smhf_text_view text = *given;
+    size_t done = 0, from = 0;
+    smhf_match match;
+
+    if (text.length > INT32_MAX / 2) {
+        return smhf_fail(err, SMHF_E_ARG, "text of %zu characters, expected at most %d",
+                         text.length, INT32_MAX / 2);
+    }
+    if (text.kind == 0) {
+        SMHF_TRY(widen(worker, given, &text, err));
+    }
+    while (smhf_matcher_next(&tokenizer->raw, tokenizer, &text, split_special, from, done, &match,
+                             &from)) {
+        if (done < match.begin) {
+            SMHF_TRY(put_stretch(&s, &text, done, match.begin, split_special, err));
+        }
+        SMHF_TRY(put_piece(&s, tokenizer->added[match.token].id, (uint32_t)match.begin,
+                           (uint32_t)match.end, err));
+        next_word(&s);
+        done = match.end;
+    }
+    return (done < text.length) ? put_stretch(&s, &text, done, text.length, split_special, err)
+                                : SMHF_OK;
+}
