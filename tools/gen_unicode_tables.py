@@ -208,11 +208,13 @@ def generate() -> str:
 
     enum = "\n".join(f"#define SMHF_PROP_{name} 0x{1 << (6 + bit):X}u" for bit, name in enumerate(FLAGS))
     kept = sum(1 for c in ranks if c not in marks)
+    counts = f"{len(deleted):,} deleted, {len(spaced)} to space, {len(cjk):,} CJK, {len(marks):,} Mn"
+    where = f"smhf_unicode_props[smhf_unicode_index[c >> {BLOCK_BITS}] << {BLOCK_BITS} | (c & {BLOCK - 1})]"
     return f"""\
 /* unicode_tables.h: written by tools/gen_unicode_tables.py from tokenizers {tokenizers.__version__}. Do not edit.
  *
- * Properties of a code point c: smhf_unicode_props[smhf_unicode_index[c >> {BLOCK_BITS}] << {BLOCK_BITS} | (c & {BLOCK - 1})].
- * {len(deleted):,} deleted, {len(spaced)} to space, {len(cjk):,} CJK, {len(marks):,} Mn, {len(punct)} punctuation, {len(space)} white space,
+ * Properties of a code point c: {where}.
+ * {counts}, {len(punct)} punctuation, {len(space)} white space,
  * {len(word):,} word, {len(decomposed):,} decompositions (Hangul is arithmetic), {len(lowers):,} lower-case mappings,
  * {len(ranks)} with a combining class ({kept} of them not Mn).
  */

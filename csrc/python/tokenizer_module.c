@@ -338,6 +338,8 @@ PyModuleDef smhf_py_tokenizer_module = {
     .m_free = module_free,
 };
 
+PyMODINIT_FUNC PyInit__tokenizer(void); /* the import system looks it up by name */
+
 PyMODINIT_FUNC PyInit__tokenizer(void) {
     return PyModuleDef_Init(&smhf_py_tokenizer_module);
 }

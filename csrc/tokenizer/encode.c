@@ -210,6 +210,10 @@ static smhf_status plan_truncation(const batch *b, size_t first, size_t second, 
         }
     } else {
         int on_first = options->truncation == SMHF_TRUNCATE_ONLY_FIRST;
+        if (!on_first && b->pairs == NULL) {
+            return smhf_fail(err, SMHF_E_ARG, "%zu tokens are too many by %zu, and truncation "
+                             "only_second was given no pairs", first, excess);
+        }
         size_t *target = on_first ? &keep_first : &keep_second;
         if (*target <= excess) {
             return smhf_fail(err, SMHF_E_ARG, "%zu tokens are too many by %zu, but the %s text, "
@@ -328,9 +332,6 @@ static smhf_status check_options(const batch *b, size_t *limit, smhf_error *err)
     if (max_length < specials) {
         return smhf_fail(err, SMHF_E_ARG, "max_length %zu: expected at least %zu, the special "
                          "tokens of a row", max_length, specials);
-    }
-    if (options->truncation == SMHF_TRUNCATE_ONLY_SECOND && b->pairs == NULL) {
-        return smhf_fail(err, SMHF_E_ARG, "truncation only_second: expected pairs, got none");
     }
     *limit = max_length - specials;
     if (options->stride > 0 && options->stride >= *limit) {

@@ -1,0 +1,78 @@
+"""The compiled tokenizer room: packed encodings over libsmhf."""
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any, final
+
+WANT_OFFSETS: int
+WANT_WORD_IDS: int
+WANT_SEQUENCE_IDS: int
+WANT_SPECIAL_MASK: int
+FIELD_IDS: int
+FIELD_TYPE_IDS: int
+FIELD_ATTENTION_MASK: int
+FIELD_WORD_IDS: int
+FIELD_SEQUENCE_IDS: int
+FIELD_SPECIAL_MASK: int
+FIELD_OFFSETS: int
+
+@final
+class Field: ...
+
+@final
+class Encoding:
+    @property
+    def rows(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def longest(self) -> int: ...
+    @property
+    def truncated_count(self) -> int: ...
+    def view(self, name: str, /) -> memoryview: ...
+    def fill(self, field: int, out: Any, width: int, pad: int, left: bool, /) -> None: ...
+
+@final
+class Tokenizer:
+    def encode(
+        self,
+        texts: Sequence[str | bytes],
+        pairs: Sequence[str | bytes] | None = None,
+        *,
+        add_special_tokens: bool = True,
+        truncation: int = 0,
+        truncation_left: bool = False,
+        max_length: int = 0,
+        stride: int = 0,
+        overflow: bool = False,
+        want: int = 0,
+        split_special_tokens: bool = False,
+        word_starts: Any = None,
+        pair_word_starts: Any = None,
+    ) -> Encoding: ...
+    def decode(self, ids: Any, skip_special_tokens: bool, cleanup: bool | None, /) -> str: ...
+    def token_to_id(self, token: str, /) -> int | None: ...
+    def id_to_token(self, id: int, /) -> str | None: ...
+    def is_special(self, id: int, /) -> bool: ...
+    def vocab(self, /) -> dict[str, int]: ...
+    def added_tokens(self, /) -> list[tuple[str, int, bool, bool, bool, bool, bool]]: ...
+    def info(self, /) -> dict[str, Any]: ...
+    def with_tokens(
+        self, tokens: Sequence[tuple[str, bool, bool, bool, bool, bool]], /
+    ) -> Tokenizer: ...
+    def save(self, folder: str | PathLike[str], /) -> None: ...
+    def _capsule(self, /) -> Any: ...
+
+def open(path: str | PathLike[str], **options: Any) -> Tokenizer: ...
+def from_json(text: Any, **options: Any) -> Tokenizer: ...
+def from_tokens(tokens: Sequence[str], **options: Any) -> Tokenizer: ...
+def train_wordpiece(
+    texts: Sequence[str | bytes],
+    vocab_size: int,
+    min_frequency: int,
+    limit_alphabet: int,
+    lowercase: bool,
+    special_tokens: Sequence[bytes],
+    progress: Callable[[int, int], object] | None,
+    /,
+) -> str: ...
