@@ -353,10 +353,10 @@ sagemaker_metrics_client : optional
         """Wait until the job ends, printing state changes but no log; return its description."""
         from smhf_native.jobs import wait as waiting
 
-        if self.is_local:
-            waiting.follow_local(job, wait=True, log_type="None")
-        else:
-            self._aws.wait_for_job(job, poll)
+        if not self.is_local:
+            description: dict[str, Any] = self._aws.wait_for_job(job, poll)
+            return description
+        waiting.follow_local(job, wait=True, log_type="None")
         return self.describe_training_job(job)
 
     # Endpoints and models --------------------------------------------------------------------

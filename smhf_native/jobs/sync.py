@@ -144,6 +144,8 @@ class FolderSync:
             try:
                 for item in order:
                     _copy(self.source / name / item, stage / item)
+                if _files(self.source / name) != files:
+                    raise FileNotFoundError(name)  # it is being written or pruned right now
                 self.target.mkdir(parents=True, exist_ok=True)
                 os.rename(stage, target)
             except BaseException:
