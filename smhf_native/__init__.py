@@ -21,7 +21,7 @@ _EXPORTS = {
     "backends": "smhf_native.model",
     "config": "smhf_native.configuration",
     "pipeline": "smhf_native.pipelines",
-    "serve": "smhf_native.server",
+    "serve": "smhf_native.serving",
     "Invoker": "smhf_native.invoker",
     "Trace": "smhf_native.trace",
     "Sampler": "smhf_native.trace",
