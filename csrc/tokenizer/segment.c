@@ -221,9 +221,8 @@ static smhf_status put_stretch(segmenter *s, const smhf_text_view *text, size_t 
     return put_words(s, done, normalized->count, err);
 }
 
-/* UTF-8 → code points; plain ASCII stays where it is. */
-static smhf_status widen(smhf_worker *worker, const smhf_text_view *text, smhf_text_view *out,
-                         smhf_error *err) {
+smhf_status smhf_text_widen(const smhf_text_view *text, uint32_t **wide, size_t *capacity,
+                            smhf_text_view *out, smhf_error *err) {
     const uint8_t *data = text->data;
     size_t at = 0, count = 0;
     while (at < text->length && data[at] < 0x80) {
@@ -233,17 +232,16 @@ static smhf_status widen(smhf_worker *worker, const smhf_text_view *text, smhf_t
         *out = (smhf_text_view){data, text->length, 1};
         return SMHF_OK;
     }
-    SMHF_TRY(smhf_grow(&worker->wide, &worker->wide_capacity, text->length, sizeof *worker->wide,
-                       err));
+    SMHF_TRY(smhf_grow(wide, capacity, text->length, sizeof **wide, err));
     for (at = 0; at < text->length;) {
         size_t fault = at;
         int32_t code_point = smhf_utf8_decode(data, text->length, &at);
         if (code_point < 0) {
             return smhf_fail_at(err, SMHF_E_ARG, fault, "invalid UTF-8 at byte %zu", fault);
         }
-        worker->wide[count++] = (uint32_t)code_point;
+        (*wide)[count++] = (uint32_t)code_point;
     }
-    *out = (smhf_text_view){worker->wide, count, 4};
+    *out = (smhf_text_view){*wide, count, 4};
     return SMHF_OK;
 }
 
@@ -260,7 +258,7 @@ smhf_status smhf_segment_text(const smhf_tokenizer *tokenizer, smhf_worker *work
                          text.length, INT32_MAX / 2);
     }
     if (text.kind == 0) {
-        SMHF_TRY(widen(worker, given, &text, err));
+        SMHF_TRY(smhf_text_widen(given, &worker->wide, &worker->wide_capacity, &text, err));
     }
     while (smhf_matcher_next(&tokenizer->raw, tokenizer, &text, split_special, from, done, &match,
                              &from)) {

@@ -284,6 +284,9 @@ smhf_status smhf_segment_text(const smhf_tokenizer *tokenizer, smhf_worker *work
                               const smhf_text_view *text, int split_special, int32_t word,
                               smhf_pieces *out, smhf_error *err) SMHF_MUST_USE;
 
+/* UTF-8 → code points in *wide; plain ASCII stays where it is (kind 1). */
+smhf_status smhf_text_widen(const smhf_text_view *text, uint32_t **wide, size_t *capacity,
+                            smhf_text_view *out, smhf_error *err) SMHF_MUST_USE;
 /* Room for `count` items of `size` bytes in a growable array; contents are kept. */
 smhf_status smhf_grow(void *array_pointer, size_t *capacity, size_t count, size_t size,
                       smhf_error *err) SMHF_MUST_USE;
