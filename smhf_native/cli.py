@@ -175,7 +175,7 @@ def _endpoints(args: argparse.Namespace) -> int:
 
     if args.action == "list":
         for entry in endpoints.list_endpoints():
-            print(f"{entry['name']:<40} {entry['url']}")
+            print(f"{entry.name:<40} {entry.invocations_url}")
         return 0
     if not args.name:
         raise ValueError("smhf endpoints stop: which endpoint? (smhf endpoints lists them)")
