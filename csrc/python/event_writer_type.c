@@ -1,5 +1,7 @@
 /* event_writer_type.c: the writer of framework events as a Python object (class L). */
-#include "trace_types.h"
+#include "py_common.h"
+
+#include "py_trace.h"
 
 typedef struct event_writer_object {
     PyObject_HEAD

@@ -1,5 +1,7 @@
 /* sampler_type.c: the sampling thread as a Python object (class L: internally locked). */
-#include "trace_types.h"
+#include "py_common.h"
+
+#include "py_trace.h"
 
 typedef struct sampler_object {
     PyObject_HEAD

@@ -1,5 +1,7 @@
 /* trace_module.c: smhf_native.trace._trace: module state, types, functions. */
-#include "trace_types.h"
+#include "py_common.h"
+
+#include "py_trace.h"
 
 trace_state *trace_state_of(PyObject *self) {
     PyObject *module = PyType_GetModuleByDef(Py_TYPE(self), &trace_module);

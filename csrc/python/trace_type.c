@@ -1,5 +1,7 @@
 /* trace_type.c: Column (a read-only buffer over C memory) and Trace (class I: immutable). */
-#include "trace_types.h"
+#include "py_common.h"
+
+#include "py_trace.h"
 
 #include "common/mem.h"
 

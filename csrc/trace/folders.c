@@ -192,11 +192,9 @@ int64_t smhf_trace_metadata_start(const char *path) {
     if (size >= sizeof folder) {
         return 0;
     }
+    snprintf(folder, sizeof folder, "%.*s", (int)size, path);
     if (size == 0) {
-        strcpy(folder, (slash == NULL) ? "." : "/");
-    } else {
-        memcpy(folder, path, size);
-        folder[size] = '\0';
+        snprintf(folder, sizeof folder, "%s", (slash == NULL) ? "." : "/");
     }
     DIR *listing = opendir(folder);
     int64_t start = 0;

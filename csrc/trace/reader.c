@@ -12,11 +12,10 @@
 #include "common/mem.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-
-#define READ_SIZE ((size_t)256 * 1024)
 
 typedef enum read_mode {
     MODE_TOP,    /* between top-level values */
@@ -29,7 +28,8 @@ typedef struct reading {
     const smhf_trace_options *options;
     const char *path; /* for sentences */
     uint32_t file;
-    smhf_inflate *stream; /* NULL: the whole text is in the window already */
+    smhf_inflate *stream; /* NULL: `text` is read */
+    smhf_bytes_view text; /* what of it is not in the window yet */
     uint8_t *window;
     size_t at, filled, capacity;
     uint64_t base;       /* offset in the text of window[0] */
@@ -77,6 +77,44 @@ static uint64_t line_of(reading *r, size_t position) {
     return r->lines + 1;
 }
 
+/* Room for read_size more bytes. Doubling bounds both the copies and the scans of a long event. */
+static smhf_status widen(reading *r, smhf_error *err) {
+    if (r->capacity - r->filled >= r->options->read_size) {
+        return SMHF_OK;
+    }
+    size_t wanted = (r->capacity == 0) ? r->options->read_size * 2 : r->capacity * 2;
+    uint8_t *larger = smhf_realloc(r->window, wanted);
+    if (larger == NULL) {
+        return smhf_fail_nomem(err, r->path, wanted);
+    }
+    r->window = larger;
+    r->capacity = wanted;
+    return SMHF_OK;
+}
+
+static smhf_status read_stream(reading *r, size_t *got, smhf_error *err) {
+    smhf_status status = smhf_inflate_read(r->stream, r->window + r->filled,
+                                           r->capacity - r->filled, got, &r->cut);
+    if (status == SMHF_E_NOMEM || status == SMHF_E_IO) {
+        if (err != NULL) {
+            *err = r->cut;
+        }
+        return status;
+    }
+    r->final = (status != SMHF_OK); /* a damaged gzip stream ends here; r->cut keeps the sentence */
+    return SMHF_OK;
+}
+
+static void read_memory(reading *r, size_t *got) {
+    size_t room = r->capacity - r->filled;
+    *got = (r->text.size < room) ? r->text.size : room;
+    if (*got > 0) {
+        memcpy(r->window + r->filled, r->text.data, *got);
+        r->text.data += *got;
+        r->text.size -= *got;
+    }
+}
+
 /* Drops what lies before `at` and reads more behind. Moves the window: positions change. */
 static smhf_status fill(reading *r, smhf_error *err) {
     if (r->at > 0) {
@@ -86,32 +124,15 @@ static smhf_status fill(reading *r, smhf_error *err) {
         r->filled -= r->at;
         r->at = 0;
     }
-    if (r->stream == NULL) {
-        r->final = 1;
-        return SMHF_OK;
-    }
-    if (r->capacity - r->filled < READ_SIZE) {
-        size_t wanted = (r->capacity == 0) ? READ_SIZE * 2 : r->capacity * 2;
-        uint8_t *larger = smhf_realloc(r->window, wanted);
-        if (larger == NULL) {
-            return smhf_fail_nomem(err, r->path, wanted);
-        }
-        r->window = larger;
-        r->capacity = wanted;
-    }
+    SMHF_TRY(widen(r, err));
     size_t got = 0;
-    smhf_status status = smhf_inflate_read(r->stream, r->window + r->filled,
-                                           r->capacity - r->filled, &got, &r->cut);
+    if (r->stream != NULL) {
+        SMHF_TRY(read_stream(r, &got, err));
+    } else {
+        read_memory(r, &got);
+    }
     r->filled += got;
-    if (status == SMHF_E_NOMEM || status == SMHF_E_IO) {
-        if (err != NULL) {
-            *err = r->cut;
-        }
-        return status;
-    }
-    if (status != SMHF_OK || got == 0) {
-        r->final = 1; /* a damaged gzip stream ends here; r->cut keeps the sentence */
-    }
+    r->final |= (got == 0);
     return SMHF_OK;
 }
 
@@ -499,6 +520,42 @@ static smhf_status commit(reading *r, size_t from, smhf_error *err) {
 
 /* --- Finding the next event -------------------------------------------------------------------------- */
 
+/* Where a scan that starts at r->at must end: the window, or the limit of one event. */
+static const uint8_t *scan_end(const reading *r) {
+    size_t left = r->filled - r->at;
+    return r->window + r->at + (left < r->options->max_event ? left : r->options->max_event);
+}
+
+static int at_limit(const reading *r) {
+    return r->filled - r->at >= r->options->max_event;
+}
+
+/* While looking for an event: the one key after the array that matters, if it is at r->at. */
+static smhf_status notice_base(reading *r, smhf_error *err) {
+    static const char key[] = "\"baseTimeNanoseconds\"";
+    while (!r->final && r->filled - r->at < 64) {
+        SMHF_TRY(fill(r, err));
+    }
+    const uint8_t *p = r->window + r->at, *end = r->window + r->filled;
+    if (end - p < (ptrdiff_t)sizeof key || memcmp(p, key, sizeof key - 1) != 0 || r->base_from_meta) {
+        return SMHF_OK;
+    }
+    p = smhf_trace_skip_space(p + sizeof key - 1, end);
+    if (p < end && *p == ':') {
+        p = smhf_trace_skip_space(p + 1, end);
+        const uint8_t *digits = p;
+        while (p < end && *p >= '0' && *p <= '9') {
+            p++;
+        }
+        int64_t base;
+        if (smhf_trace_parse_time((smhf_bytes_view){digits, (size_t)(p - digits)}, 0, &base) == 0) {
+            r->have_base = 1;
+            r->base_ns = base;
+        }
+    }
+    return SMHF_OK;
+}
+
 /* `{`, white space, `"`; not the value of a key. */
 static int may_be_event(const reading *r, size_t position, uint8_t before) {
     const uint8_t *end = r->window + r->filled;
@@ -506,43 +563,51 @@ static int may_be_event(const reading *r, size_t position, uint8_t before) {
     return before != ':' && (p >= end || *p == '"');
 }
 
-/* Moves r->at to the first object from r->at on that scans as an event or row (or leads to a
- * traceEvents array), or to the end of the text. Bounded by depth: see MAX_DEPTH of the scanner. */
-static smhf_status resync(reading *r, uint64_t fault_offset, smhf_error *err) {
-    uint8_t before = 0;
-    for (;;) {
-        while (r->at < r->filled && r->window[r->at] != '{') {
-            uint8_t c = r->window[r->at++];
-            before = (c > ' ') ? c : before;
+/* Is there an event, a row, or the way to an array of events, at r->at? */
+static scan_result try_event(reading *r, int *found) {
+    scan_result result = smhf_trace_scan_object(r->window + r->at, scan_end(r), 1, &r->record);
+    *found = 1;
+    if (result == SCAN_EVENTS) {
+        r->mode = MODE_TOP;
+    } else if (result == SCAN_OK && classify(&r->record) < RECORD_EMPTY) {
+        if (r->mode == MODE_OBJECT) {
+            r->mode = MODE_ARRAY;
+            r->array_in_object = 1;
         }
+    } else {
+        *found = 0;
+    }
+    return result;
+}
+
+/* Moves r->at to the first object from r->at on that scans as an event or row (or leads to a
+ * traceEvents array), or to the end of the text. Linear: candidates nest at most MAX_DEPTH deep. */
+static smhf_status resync(reading *r, uint64_t fault_offset, smhf_error *err) {
+    uint8_t before = 0; /* last byte that is no white space */
+    int found = 0;
+    while (!found) {
         if (r->at == r->filled) {
             if (r->final) {
+                r->torn = 1; /* the end of the array went with the event */
                 break;
             }
             SMHF_TRY(fill(r, err));
             continue;
         }
-        if (may_be_event(r, r->at, before)) {
-            scan_result result = smhf_trace_scan_object(r->window + r->at, r->window + r->filled,
-                                                        1, &r->record);
-            if (result == SCAN_MORE && !r->final && r->filled - r->at < r->options->max_event) {
+        uint8_t c = r->window[r->at];
+        if (c == '"') {
+            SMHF_TRY(notice_base(r, err));
+        } else if (c == '{' && may_be_event(r, r->at, before)) {
+            scan_result result = try_event(r, &found);
+            if (result == SCAN_MORE && !r->final && !at_limit(r)) {
                 SMHF_TRY(fill(r, err));
                 continue;
             }
-            if (result == SCAN_EVENTS) {
-                r->mode = MODE_TOP;
-                break;
-            }
-            if (result == SCAN_OK && classify(&r->record) < RECORD_EMPTY) {
-                if (r->mode == MODE_OBJECT) {
-                    r->mode = MODE_ARRAY;
-                    r->array_in_object = 1;
-                }
-                break;
-            }
         }
-        before = '{';
-        r->at++;
+        if (!found) {
+            before = (c > ' ') ? c : before;
+            r->at++;
+        }
     }
     r->after_element = 0;
     r->after_comma = 0;
@@ -575,21 +640,17 @@ static smhf_status give_up_torn(reading *r, const char *why, smhf_error *err) {
 
 /* After SCAN_MORE: reads on, or gives up. */
 static smhf_status more(reading *r, const char *torn, smhf_error *err) {
-    if (r->final) {
-        return give_up_torn(r, torn, err);
-    }
-    if (r->filled - r->at >= r->options->max_event) {
+    if (at_limit(r)) {
         return give_up(r, r->at, "an event longer than the limit starts", err);
     }
-    return fill(r, err);
+    return r->final ? give_up_torn(r, torn, err) : fill(r, err);
 }
 
 /* --- The state machine ------------------------------------------------------------------------------- */
 
 static smhf_status read_object(reading *r, smhf_error *err) {
     int top = (r->mode == MODE_TOP);
-    scan_result result = smhf_trace_scan_object(r->window + r->at, r->window + r->filled, top,
-                                                &r->record);
+    scan_result result = smhf_trace_scan_object(r->window + r->at, scan_end(r), top, &r->record);
     size_t from = r->at;
     switch (result) {
     case SCAN_OK:
@@ -633,8 +694,8 @@ static void leave_array(reading *r) {
 static smhf_status read_stranger(reading *r, smhf_error *err) {
     scan_slice value;
     memset(&r->record, 0, sizeof r->record);
-    scan_result result = smhf_trace_scan_value(r->window + r->at, r->window + r->filled, &value,
-                                               &r->record);
+    scan_result result =
+        smhf_trace_scan_value(r->window + r->at, scan_end(r), &value, &r->record);
     if (r->window[r->at] == '[') {
         foreign(r, "a JSON array of arrays, not of events");
         if (r->trace->events.count == r->trace->files[r->file].first_event &&
@@ -702,7 +763,7 @@ static smhf_status step_object(reading *r, smhf_error *err) {
     if (c != ',') {
         return give_up(r, r->at, "expected ',' or '}' after the array of events", err);
     }
-    const uint8_t *end = r->window + r->filled;
+    const uint8_t *end = scan_end(r);
     const uint8_t *p = smhf_trace_skip_space(r->window + r->at + 1, end);
     memset(&r->record, 0, sizeof r->record);
     if (p < end && *p == '}') {
@@ -773,7 +834,9 @@ static smhf_status step_top(reading *r, smhf_error *err) {
 }
 
 static smhf_status run(reading *r, smhf_error *err) {
-    SMHF_TRY(fill(r, err));
+    do { /* enough for a byte-order mark */
+        SMHF_TRY(fill(r, err));
+    } while (!r->final && r->filled < 3);
     if (r->filled >= 3 && memcmp(r->window, "\xEF\xBB\xBF", 3) == 0) {
         r->at = 3; /* byte-order mark */
     }
@@ -846,25 +909,14 @@ static void apply_base(reading *r) {
 /* Reads one text into the trace. `stream` NULL: `text` is all of it. */
 static smhf_status read_text(smhf_trace *trace, const smhf_trace_options *options, const char *path,
                              smhf_inflate *stream, smhf_bytes_view text, smhf_error *err) {
-    reading r = {.trace = trace, .options = options, .path = path, .stream = stream};
+    reading r = {
+        .trace = trace, .options = options, .path = path, .stream = stream, .text = text};
     smhf_status status;
     smhf_buffer_init(&r.scratch, 0);
     r.cut = (smhf_error)SMHF_ERROR_INIT;
     status = smhf_trace_add_file(trace, path, &r.file, err);
     if (status != SMHF_OK) {
         goto done;
-    }
-    if (stream == NULL) {
-        r.window = smhf_malloc(text.size + 1);
-        if (r.window == NULL) {
-            status = smhf_fail_nomem(err, path, text.size + 1);
-            goto done;
-        }
-        if (text.size > 0) {
-            memcpy(r.window, text.data, text.size);
-        }
-        r.filled = text.size;
-        r.capacity = text.size + 1;
     }
     status = run(&r, err);
     if (status != SMHF_OK) {
@@ -939,6 +991,17 @@ static smhf_status new_trace(smhf_trace **out, smhf_error *err) {
     return status;
 }
 
+static smhf_status check_options(const smhf_trace_options *options, smhf_error *err) {
+    if (options->read_size == 0 || options->read_size > (size_t)1 << 30 ||
+        options->max_event == 0) {
+        return smhf_fail(err, SMHF_E_ARG,
+                         "trace: expected read_size 1 to 2^30 and max_event at least 1, got %zu and "
+                         "%zu",
+                         options->read_size, options->max_event);
+    }
+    return SMHF_OK;
+}
+
 static smhf_status finish_open(smhf_status status, smhf_trace *trace, smhf_trace **out) {
     if (status == SMHF_OK) {
         smhf_trace_shrink(trace);
@@ -958,6 +1021,7 @@ smhf_status smhf_trace_open(const char *const *paths, size_t count,
         return smhf_fail(err, SMHF_E_ARG, "trace: expected at least one path, got none");
     }
     options = (options != NULL) ? options : &defaults;
+    SMHF_TRY(check_options(options, err));
     SMHF_TRY(new_trace(&trace, err));
     smhf_status status = SMHF_OK;
     for (size_t i = 0; status == SMHF_OK && i < count; i++) {
@@ -975,8 +1039,9 @@ smhf_status smhf_trace_open_memory(smhf_bytes_view text, const char *name,
     static const smhf_trace_options defaults = SMHF_TRACE_DEFAULTS;
     smhf_trace *trace = NULL;
     *out = NULL;
+    options = (options != NULL) ? options : &defaults;
+    SMHF_TRY(check_options(options, err));
     SMHF_TRY(new_trace(&trace, err));
-    smhf_status status =
-        read_text(trace, (options != NULL) ? options : &defaults, name, NULL, text, err);
+    smhf_status status = read_text(trace, options, name, NULL, text, err);
     return finish_open(status, trace, out);
 }

@@ -39,9 +39,10 @@ typedef struct smhf_trace_options {
     int parts;         /* of a directory: SMHF_TRACE_SYSTEM, _FRAMEWORK or _ALL */
     size_t max_event;  /* bytes of one event or header value; a longer one is a fault */
     size_t max_faults; /* listed; further ones are only counted */
+    size_t read_size;  /* bytes asked for at a time, at least 1; results do not depend on it */
 } smhf_trace_options;
 
-#define SMHF_TRACE_DEFAULTS {0, 1, SMHF_TRACE_ALL, (size_t)256 << 20, 1000}
+#define SMHF_TRACE_DEFAULTS {0, 1, SMHF_TRACE_ALL, (size_t)256 << 20, 1000, (size_t)256 << 10}
 
 /* Reads every path in order; a directory is walked for the files of the SageMaker layout
  * (system/incremental, framework/pevents, framework detailed profiling), else for all *.json,

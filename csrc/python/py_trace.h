@@ -1,6 +1,6 @@
-/* trace_types.h: module state and the pieces that the glue files of the trace room share. */
-#ifndef SMHF_PY_TRACE_TYPES_H
-#define SMHF_PY_TRACE_TYPES_H
+/* py_trace.h: module state and the pieces that the glue files of the trace room share. */
+#ifndef SMHF_PY_TRACE_H
+#define SMHF_PY_TRACE_H
 
 #include "py_common.h"
 
