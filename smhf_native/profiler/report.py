@@ -11,17 +11,18 @@ import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from smhf_native.profiler.columns import Float, Int, Stream, natural_key
 from smhf_native.profiler.report_style import REPORT_CSS
-from smhf_native.profiler.rules import RULES
-from smhf_native.profiler.rules.base import JobData, RuleResult, Steps
+from smhf_native.profiler.rules import RULES, evaluate_report_rules, evaluate_rule
+from smhf_native.profiler.rules.base import JobData, RuleResult, Steps, parse_overrides
 from smhf_native.profiler.series import mean_stream, tick_matrix, usage_row
 from smhf_native.profiler.svg import Line, clock, format_value, heatmap, histogram, line_chart, share_bar
 
-__all__ = ["build_report", "verdict", "write_report"]
+__all__ = ["build_report", "job_report", "verdict", "write_report"]
 
 _MOST_NODES = 8  # nodes that get charts
 _CHART_POINTS = 1500
@@ -54,6 +55,33 @@ def write_report(
     temporary.write_text(build_report(job, results, others), encoding="utf-8")
     os.replace(temporary, path)
     return path
+
+
+def job_report(record: Any) -> str:
+    """Return the report of a local job, whether or not its request asked for one.
+
+    Parameters
+    ----------
+    record : smhf_native.jobs.records.JobRecord
+
+    Raises
+    ------
+    ValueError
+        The job's own rule parameters are wrong.
+    """
+    job = JobData.from_record(record)
+    request = record.request()
+    overrides: dict[str, Any] = {}
+    for config in request.get("ProfilerRuleConfigurations") or []:
+        parameters = config.get("RuleParameters") or {}
+        if parameters.get("rule_to_invoke") == "ProfilerReport":
+            overrides = parse_overrides(str(parameters.get("custom_rule_parameters") or "{}"))
+    others = [
+        evaluate_rule("LossNotDecreasing", job, config.get("RuleParameters"))
+        for config in request.get("DebugRuleConfigurations") or []
+        if (config.get("RuleParameters") or {}).get("rule_to_invoke") == "LossNotDecreasing"
+    ]
+    return build_report(job, evaluate_report_rules(job, overrides), others)
 
 
 def build_report(job: JobData, results: Sequence[RuleResult], others: Sequence[RuleResult] = ()) -> str:

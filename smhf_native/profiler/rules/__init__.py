@@ -200,7 +200,7 @@ def evaluate_job(record: Any) -> dict[str, list[dict[str, Any]]]:
     profiler_configs = request.get("ProfilerRuleConfigurations") or []
     if not debug_configs and not profiler_configs:
         return {"DebugRuleEvaluationStatuses": [], "ProfilerRuleEvaluationStatuses": []}
-    job = _job_data(record)
+    job = JobData.from_record(record)
     outcomes: list[tuple[str, RuleResult]] = []
     debug = [_run(record, job, config, outcomes, debugger=True) for config in debug_configs]
     # The report goes last: it also shows what the other rules found.
@@ -212,16 +212,6 @@ def evaluate_job(record: Any) -> dict[str, list[dict[str, Any]]]:
         "DebugRuleEvaluationStatuses": debug,
         "ProfilerRuleEvaluationStatuses": [statuses[i] for i in range(len(profiler_configs))],
     }
-
-
-def _job_data(record: Any) -> JobData:
-    description = {key: _epoch(value) for key, value in record.describe().items()}
-    folder = Path(record.profiler_folder)
-    other = {"scalars": record.scalars(), "metrics": record.metrics(), "description": description}
-    try:
-        return JobData.from_folder(record.name, folder, **other)
-    except Exception as error:  # a rule may not end the job; what could not be read is named in the report
-        return JobData(record.name, faults=[f"{type(error).__name__}: {error}"], **other)
 
 
 def _invoked(config: Mapping[str, Any]) -> str:
@@ -328,7 +318,3 @@ def _output_folder(record: Any, config: Mapping[str, Any], name: str) -> Path:
     else:
         base = Path(record.output_folder)
     return base / "rule-output" / name / "profiler-output"
-
-
-def _epoch(value: Any) -> Any:
-    return float(value.timestamp()) if hasattr(value, "timestamp") else value

@@ -96,6 +96,17 @@ class JobData:
         faults = list(system.faults) + (list(framework.faults) if framework is not None else [])
         return cls(name, cols.streams_of(system), framework, faults=faults, **other)
 
+    @classmethod
+    def from_record(cls, record: Any) -> JobData:
+        """Read everything of a local job; what cannot be read is named in ``faults``."""
+        description = {key: _epoch(value) for key, value in record.describe().items()}
+        _foresee_end(description, Path(record.folder) / "ml" / "output")
+        other = {"scalars": record.scalars(), "metrics": record.metrics(), "description": description}
+        try:
+            return cls.from_folder(record.name, Path(record.profiler_folder), **other)
+        except Exception as error:  # a rule may not end the job
+            return cls(record.name, faults=[f"{type(error).__name__}: {error}"], **other)
+
     def of(self, dimension: str, node: str | None = None) -> list[Stream]:
         """Return the streams of a dimension (of one node)."""
         return [s for s in self.streams if s.dimension == dimension and node in (None, s.node)]
@@ -346,6 +357,22 @@ def _json_ready(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _foresee_end(description: dict[str, Any], output: Path) -> None:
+    """Rules run before the last state is recorded; the script's marks already tell which it will be."""
+    if description.get("TrainingJobStatus") != "InProgress" or "TrainingEndTime" not in description:
+        return
+    failure = output / "failure"
+    if failure.is_file():
+        description["TrainingJobStatus"] = description["SecondaryStatus"] = "Failed"
+        description["FailureReason"] = failure.read_text(encoding="utf-8", errors="replace")[:1024]
+    elif (output / "success").is_file():
+        description["TrainingJobStatus"] = description["SecondaryStatus"] = "Completed"
+
+
+def _epoch(value: Any) -> Any:
+    return float(value.timestamp()) if hasattr(value, "timestamp") else value
 
 
 def histogram_of(value: Float, bins: int = 50) -> tuple[list[int], list[float]]:
