@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def minute_rows(
 def write_minutes(folder: Path, minutes: dict[int, list[dict[str, Any]]], node: str = "algo-1") -> list[Path]:
     paths = []
     for minute, rows in minutes.items():
-        hour = datetime.fromtimestamp(minute, timezone.utc).strftime("%Y%m%d%H")
+        hour = datetime.fromtimestamp(minute, UTC).strftime("%Y%m%d%H")
         path = folder / "system" / "incremental" / hour / f"{minute:010d}.{node}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows))
