@@ -20,6 +20,7 @@ __all__ = ["create", "extract", "folder_members"]
 _MAX_MEMBERS = 10_000
 _MAX_BYTES = 64 << 30
 _MAX_NAME = 4096
+_MAX_RATIO = 200
 
 _SKIPPED = frozenset({"__pycache__", ".git", ".ipynb_checkpoints"})
 
@@ -98,6 +99,7 @@ def extract(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int
     root.mkdir(parents=True, exist_ok=True)
     seen: set[str] = set()
     total = 0
+    size = os.path.getsize(path)
     try:
         with tarfile.open(path, "r:gz") as archive:
             for entry in archive:
@@ -120,6 +122,8 @@ def extract(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> int
                 total += entry.size
                 if problem is None and total > _MAX_BYTES:
                     problem = f"a size beyond the limit of {_MAX_BYTES >> 30} GiB in all"
+                if problem is None and total > _MAX_RATIO * size + (1 << 20):
+                    problem = f"a size beyond {_MAX_RATIO} times the archive's own"
                 if problem is not None:
                     raise ValueError(
                         f"archive {os.fspath(path)}: member {entry.name!r} has {problem}: refused"

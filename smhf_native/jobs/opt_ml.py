@@ -6,8 +6,7 @@ replaces ``open``, ``io.open`` and the path functions of ``os`` by wrappers that
 because they call these functions. The real ``/opt/ml`` is neither read nor written.
 
 What stays outside: programs started as child processes and C libraries that open a path themselves.
-Code of this project that hands a path to C calls :func:`real_path` first, which costs nothing where
-the mapping is not installed.
+Code of this project that hands a path to C calls :func:`smhf_native.paths.real_path` first.
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ import posixpath
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from smhf_native import paths
 
 __all__ = ["PREFIX", "install", "installed_base", "real_path", "uninstall"]
 
@@ -192,6 +193,7 @@ def install(base: str | os.PathLike[str]) -> None:
     sys.path_hooks.insert(0, _path_hook)
     sys.path_importer_cache.clear()
     _base = resolved
+    paths.set_mapper(real_path)
 
 
 def uninstall() -> None:
@@ -203,4 +205,5 @@ def uninstall() -> None:
     if _path_hook in sys.path_hooks:
         sys.path_hooks.remove(_path_hook)
         sys.path_importer_cache.clear()
+    paths.set_mapper(None)
     _base = None

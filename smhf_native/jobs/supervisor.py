@@ -319,7 +319,7 @@ class Supervisor:
             del child["MPLBACKEND"]  # a notebook's backend draws nowhere in a script
         child.update(variables)
         child["SMHF_SCALARS_PATH"] = str(self.record.scalars_path)
-        child["SMHF_PROFILER_PATH"] = str(self._in_tree(self._profiler_path()))
+        child["SMHF_PROFILER_FOLDER"] = str(self._in_tree(self._profiler_path()))
         child["SMHF_SUPERVISOR_PID"] = str(os.getpid())
         launch.python_path(child)
         packages = self.record.folder / "packages"

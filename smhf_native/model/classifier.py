@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from smhf_native.model import _model
 from smhf_native.model.inputs import as_batch
+from smhf_native.paths import real_path
 
 __all__ = ["LoadReport", "Model"]
 
@@ -124,7 +125,7 @@ class Model:
         """
         path = Path(folder)
         _check_folder(path)
-        core = _model.Model.open(path, num_labels or 0, device, precision, seed)
+        core = _model.Model.open(real_path(path), num_labels or 0, device, precision, seed)
         config = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))
         return cls(core, config)
 
@@ -225,7 +226,7 @@ class Model:
         """
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        self._core.save(path)
+        self._core.save(real_path(path))
         config = dict(self.config)
         config["architectures"] = [ARCHITECTURES[self._core.info()["architecture"]]]
         for key in ("torch_dtype", "dtype"):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from smhf_native.model import _model
 from smhf_native.model.classifier import Model
 from smhf_native.model.inputs import as_batch, as_labels
+from smhf_native.paths import real_path
 
 __all__ = ["Schedule", "Trainer"]
 
@@ -184,8 +185,8 @@ class Trainer:
         With the weights saved beside it and the same options, training goes on to the same bytes.
         ``ValueError`` between the micro-batches of a step.
         """
-        self._core.save(os.fspath(path))
+        self._core.save(real_path(os.fspath(path)))
 
     def load_state(self, path: str | os.PathLike[str]) -> None:
         """Read back :meth:`save_state`; what does not fit this model is refused by name."""
-        self._core.load(os.fspath(path))
+        self._core.load(real_path(os.fspath(path)))

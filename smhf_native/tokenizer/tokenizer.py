@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from smhf_native.paths import real_path
 from smhf_native.tokenizer import _tokenizer
 from smhf_native.tokenizer.encoding import Encoding
 
@@ -151,7 +152,7 @@ class Tokenizer:
 
             path = os.fspath(hub.resolve(path))
         core = _tokenizer.open(
-            path,
+            real_path(path),
             do_lower_case=do_lower_case,
             strip_accents=strip_accents,
             tokenize_chinese_chars=tokenize_chinese_chars,
@@ -211,7 +212,7 @@ class Tokenizer:
         """
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        self._core.save(path)
+        self._core.save(real_path(path))
         names = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "tokenizer.json")
         return tuple(str(path / name) for name in names)
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smhf_native.errors import MissingExtraError
+from smhf_native.paths import real_path
 from smhf_native.trace import _trace
 
 if TYPE_CHECKING:
@@ -288,7 +289,7 @@ class Trace:
         parts = {None: 3, "system": _trace.SYSTEM, "framework": _trace.FRAMEWORK}
         if only not in parts:
             raise ValueError(f"only: expected 'system', 'framework' or None, got {only!r}")
-        encoded = tuple(os.fsencode(path) for path in paths)
+        encoded = tuple(os.fsencode(real_path(path)) for path in paths)
         return cls(_trace.Trace.open(encoded, strict, keep_args, parts[only]))
 
     @classmethod

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+from smhf_native.paths import real_path
 from smhf_native.trace import _trace
 
 _PATH = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -64,7 +65,7 @@ class Sampler:
         """Start the thread; returns self.  Starting twice raises RuntimeError."""
         if self._sampler is not None:
             raise RuntimeError("this Sampler was started before; make another one")
-        self._sampler = _trace.Sampler(self.folder, *self._options)
+        self._sampler = _trace.Sampler(real_path(self.folder), *self._options)
         return self
 
     def stop(self) -> None:
@@ -121,7 +122,7 @@ class EventWriter:
         max_bytes: int = 10_000_000,
         max_seconds: int = 60,
     ) -> None:
-        self._writer = _trace.EventWriter(folder, node_id, suffix, max_bytes, max_seconds)
+        self._writer = _trace.EventWriter(real_path(folder), node_id, suffix, max_bytes, max_seconds)
 
     def span(
         self,

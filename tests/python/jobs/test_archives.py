@@ -130,3 +130,10 @@ def test_gzip_header_is_neutral(tmp_path):
     head = (tmp_path / "named.tar.gz").read_bytes()[:10]
     assert head[:4] == b"\x1f\x8b\x08\x00" and head[4:8] == b"\0\0\0\0"
     assert gzip.decompress((tmp_path / "named.tar.gz").read_bytes()).strip(b"\0") == b""
+
+
+def test_bombs_are_refused(tmp_path):
+    archive = packed(tmp_path / "a.tar.gz", ("zeros", tarfile.REGTYPE, b"\0" * 40_000_000))
+    with pytest.raises(ValueError, match="200 times"):
+        archives.extract(archive, tmp_path / "out")
+    assert not (tmp_path / "out" / "zeros").exists()
