@@ -41,7 +41,9 @@ def pack(header: Any, data: bytes = b"", size: int | None = None) -> bytes:
     return struct.pack("<Q", len(text) if size is None else size) + text + data
 
 
-def write(path: Path, tensors: dict[str, tuple[str, np.ndarray]], metadata: dict[str, str] | None = None) -> None:
+def write(
+    path: Path, tensors: dict[str, tuple[str, np.ndarray]], metadata: dict[str, str] | None = None
+) -> None:
     """Write name -> (dtype name, array)."""
     header: dict[str, Any] = {"__metadata__": metadata} if metadata is not None else {}
     blocks, at = [], 0

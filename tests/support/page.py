@@ -81,7 +81,11 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """The format by hand: header length, JSON header, bytes."""
     header, offset = {}, 0
     for name, tensor in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [offset, offset + tensor.nbytes]}
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.nbytes],
+        }
         offset += tensor.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -139,7 +143,9 @@ def build_hub_cache(hf_home: Path, vocab: Path, *, full_size: bool) -> None:
         "seq_classif_dropout": 0.2, "sinusoidal_pos_embds": False, "tie_weights_": True, "vocab_size": words,
     }  # fmt: skip
     (snapshot / "config.json").write_text(json.dumps(config))
-    (snapshot / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, "model_max_length": 512}))
+    (snapshot / "tokenizer_config.json").write_text(
+        json.dumps({"do_lower_case": True, "model_max_length": 512})
+    )
     shutil.copy(vocab / "vocab.txt", snapshot / "vocab.txt")
     shutil.copy(vocab / "tokenizer.json", snapshot / "tokenizer.json")
     write_safetensors(snapshot / "model.safetensors", masked_lm_weights(dim, layers, hidden, words, seed=7))
@@ -176,7 +182,13 @@ class Page:
         """Run code in the work folder with the page's environment."""
         command = [sys.executable, "-c", code]
         return subprocess.run(
-            command, cwd=self.work, env=self.environment(), text=True, capture_output=True, check=False, **options
+            command,
+            cwd=self.work,
+            env=self.environment(),
+            text=True,
+            capture_output=True,
+            check=False,
+            **options,
         )  # type: ignore[call-overload, no-any-return]
 
     def run(self, **options: object) -> subprocess.CompletedProcess[str]:
@@ -186,12 +198,25 @@ class Page:
             "--output", str(self.output),
         ]  # fmt: skip
         return subprocess.run(
-            command, cwd=self.work, env=self.environment(), text=True, capture_output=True, check=False, **options
+            command,
+            cwd=self.work,
+            env=self.environment(),
+            text=True,
+            capture_output=True,
+            check=False,
+            **options,
         )  # type: ignore[call-overload, no-any-return]
 
 
 def prepare(
-    folder: Path, repo: Path, seed: Path, data: Path, *, own_script: bool, full_size: bool, rows: tuple[int, int, int]
+    folder: Path,
+    repo: Path,
+    seed: Path,
+    data: Path,
+    *,
+    own_script: bool,
+    full_size: bool,
+    rows: tuple[int, int, int],
 ) -> Page:
     """Lay out WORK (script, data/test.csv), the hub cache, and fill the store through upload_data."""
     work, home, hf_home = folder / "work", folder / "home", folder / "hf"

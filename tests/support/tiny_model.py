@@ -1,7 +1,7 @@
 """Whole model folders in a moment: random weights, a small vocabulary, no other library.
 
-    folder = build_tiny_model(tmp_path / "model", num_labels=5)
-    smhf_native.Model.from_pretrained(folder); smhf_native.Tokenizer.from_pretrained(folder)
+folder = build_tiny_model(tmp_path / "model", num_labels=5)
+smhf_native.Model.from_pretrained(folder); smhf_native.Tokenizer.from_pretrained(folder)
 """
 
 from __future__ import annotations

@@ -90,8 +90,7 @@ def test_gradient_accumulation_is_one_large_batch(golden):
     batch = golden.batch()
     loss = whole.forward_backward(**batch)
     losses = [
-        parts.forward_backward(**{name: value[i : i + 2] for name, value in batch.items()})
-        for i in (0, 2, 4)
+        parts.forward_backward(**{name: value[i : i + 2] for name, value in batch.items()}) for i in (0, 2, 4)
     ]
     assert np.mean(losses) == pytest.approx(loss, abs=1e-6)
     for name, gradient in parts.gradients().items():
