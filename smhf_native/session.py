@@ -128,6 +128,7 @@ sagemaker_metrics_client : optional
         self._default_bucket_name = default_bucket
         self._default_bucket: str | None = None
         self._aws: Any = None
+        self._runtime: Any = None
         if self.mode == "aws":
             from smhf_native.aws.client import AwsClient
 
@@ -135,7 +136,6 @@ sagemaker_metrics_client : optional
             self.boto_session = self._aws.boto_session
             self._region = self._aws.region
             self.sagemaker_client = self._aws.sagemaker
-            self.sagemaker_runtime_client = self._aws.runtime
         else:
             from smhf_native.jobs.local_client import LocalSageMakerClient
 
@@ -158,7 +158,6 @@ sagemaker_metrics_client : optional
                     file=sys.stderr,
                 )
             self.sagemaker_client = LocalSageMakerClient(self._region)
-            self.sagemaker_runtime_client = sagemaker_runtime_client
         _LIVE.add(self)
 
     def __repr__(self) -> str:
@@ -198,6 +197,17 @@ sagemaker_metrics_client : optional
     def get_caller_identity_arn(self) -> str:
         """Return the ARN of the role that this session acts as."""
         return LOCAL_ROLE if self.is_local else str(self._aws.caller_role_arn())
+
+    @property
+    def sagemaker_runtime_client(self) -> Any:
+        """The client for ``invoke_endpoint``: of this machine's endpoints, or boto3's in AWS mode."""
+        if not self.is_local:
+            return self._aws.runtime
+        if self._runtime is None:
+            from smhf_native.huggingface.local_runtime import LocalRuntimeClient
+
+            self._runtime = LocalRuntimeClient()
+        return self._runtime
 
     # Storage ---------------------------------------------------------------------------------
 

@@ -50,6 +50,12 @@ class LocalSageMakerClient:
         """Return the tags that a local job was created with."""
         return {"Tags": JobRecord.load(ResourceArn.rpartition("/")[2]).request().get("Tags", [])}
 
+    def describe_endpoint(self, EndpointName: str) -> dict[str, Any]:
+        """Return the description of a local endpoint."""
+        from smhf_native import endpoints
+
+        return endpoints.describe(EndpointName)
+
     def delete_endpoint(self, EndpointName: str) -> dict[str, Any]:
         """Remove a local endpoint."""
         host = importlib.import_module("smhf_native.jobs.endpoint_host")

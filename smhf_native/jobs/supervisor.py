@@ -85,13 +85,25 @@ class Supervisor:
             self.request.get("AlgorithmSpecification", {}).get("MetricDefinitions"), self.say
         )
         self._tail: list[str] = []
+        self._lost_lines = 0
+        self._reserve = self.record.folder / ".reserve"
+        self._reserve.write_bytes(b"\0" * (256 << 10))
 
     # Record ----------------------------------------------------------------------------------
 
     def write(self) -> None:
-        """Replace describe.json."""
+        """Replace describe.json; on a full disk the reserve makes room for this last word."""
         self.description["LastModifiedTime"] = time.time()
-        write_json(self.record.folder / "describe.json", self.description)
+        path = self.record.folder / "describe.json"
+        try:
+            write_json(path, self.description)
+        except OSError as error:
+            self._reserve.unlink(missing_ok=True)
+            try:
+                write_json(path, self.description)
+            except OSError:
+                # Readers keep the last state that could be written.
+                print(f"describe.json could not be written: {error}", file=sys.stderr, flush=True)
 
     def enter(self, secondary: str, message: str, status: str | None = None) -> None:
         """Record the change into another secondary status."""
@@ -113,7 +125,15 @@ class Supervisor:
 
     def _write_line(self, line: str) -> None:
         text = self._mask(line)
-        self._log.write(f"{time.time():.6f} {text}\n".encode("utf-8", "replace"))
+        data = f"{time.time():.6f} {text}\n".encode("utf-8", "replace")
+        if self._lost_lines:
+            note = f"smhf_native: {self._lost_lines} lines of output were lost: the disk was full"
+            data = f"{time.time():.6f} {note}\n".encode() + data
+        try:
+            self._log.write(data)
+            self._lost_lines = 0
+        except OSError:
+            self._lost_lines += 1  # a full disk costs output, not the job
 
     # Life ------------------------------------------------------------------------------------
 
@@ -129,6 +149,14 @@ class Supervisor:
             self._fail(f"InternalServerError: {type(error).__name__}: {error}")
             if not isinstance(error, Exception):
                 raise
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the job's files and give the reserve back."""
+        self._reserve.unlink(missing_ok=True)
+        self._log.close()
+        self._metrics.close()
 
     def _check_stop(self) -> bool:
         if not self.stop_requested and (self.record.folder / "stop.json").exists():
@@ -340,12 +368,26 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        try:
+            self._pump(process, limits)
+        finally:
+            # Whatever the script started ends with it, as in a container.
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+            process.wait()
+        self._flush_final(force=True)
+        return process.returncode
+
+    def _pump(self, process: subprocess.Popen[bytes], limits: bool) -> None:
+        """Copy the output until the process has ended."""
         assert process.stdout is not None
         descriptor = process.stdout.fileno()
         pending = b""
         kill_at: float | None = None
         drain_until: float | None = None
-        with selectors.DefaultSelector() as selector:
+        with process.stdout, selectors.DefaultSelector() as selector:
             selector.register(descriptor, selectors.EVENT_READ)
             while True:
                 if selector.select(timeout=0.1):
@@ -360,19 +402,12 @@ class Supervisor:
                 elif drain_until is None:
                     drain_until = now + 1.0
                 elif now > drain_until:
-                    break  # a child of the script still holds the pipe; it is ended below
+                    break  # a child of the script still holds the pipe
         if pending:
             self._lines(pending + b"\n")
-        while process.poll() is None:
+        while process.poll() is None:  # it closed its output and works on
             kill_at = self._enforce(process, time.time(), kill_at, limits)
             time.sleep(0.05)
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
-        process.stdout.close()
-        self._flush_final(force=True)
-        return process.returncode
 
     def _enforce(
         self, process: subprocess.Popen[bytes], now: float, kill_at: float | None, limits: bool
@@ -424,8 +459,11 @@ class Supervisor:
         for name, value in self._scanner.scan(text):
             now = time.time()
             entry = {"MetricName": name, "Value": value, "Timestamp": now}
-            self._metrics.write((json.dumps(entry) + "\n").encode("utf-8"))
             self._final[name] = entry
+            try:
+                self._metrics.write((json.dumps(entry) + "\n").encode("utf-8"))
+            except OSError:
+                self._lost_lines += 1
 
     def _flush_final(self, force: bool = False) -> None:
         now = time.time()

@@ -204,6 +204,10 @@ def follow_local(
                 f"\nInterrupted: stopping training job {job_name} (it has 120 s to save its work)", flush=True
             )
             launch.stop(record)
+    # The supervisor leaves right after its last word: who waited for a job finds no process of it.
+    leave = time.monotonic() + 5.0
+    while wait and record.pid() is not None and time.monotonic() < leave:
+        time.sleep(0.01)
     if interrupted:
         raise KeyboardInterrupt(f"training job {job_name} was stopped")
     raise_for_status(job_name, follower.description)

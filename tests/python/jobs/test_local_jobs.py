@@ -545,3 +545,62 @@ def test_launch_from_a_plain_payload(home, local):
     assert "plain" in log_text("plain")
     assert record.output_uri == "s3://b/out/plain"
     assert record.profiler_folder == store.path("s3://b/out/plain/profiler-output")
+
+
+def test_a_full_disk_costs_output_not_the_job(estimator, monkeypatch):
+    """The log's file refuses to grow for a while; the job goes on and says what was lost."""
+    from smhf_native.jobs import supervisor as module
+
+    job = estimator("print('x')")
+    job.fit(logs="None")
+    record = JobRecord.load(job.latest_training_job.name)
+    supervisor = module.Supervisor(record.name)
+
+    class Full:
+        def __init__(self):
+            self.lines, self.full = [], True
+
+        def write(self, data):
+            if self.full:
+                raise OSError(28, "No space left on device")
+            self.lines.append(data.decode())
+
+        def close(self):
+            pass
+
+    supervisor._log.close()
+    log = supervisor._log = Full()
+    supervisor.say("one")
+    supervisor.say("two")
+    log.full = False
+    supervisor.say("three")
+    assert "2 lines of output were lost" in "".join(log.lines) and "three" in log.lines[-1]
+    # The last word is written from the reserve.
+    written = []
+
+    def write_json(path, value, **_):
+        if supervisor._reserve.exists():
+            raise OSError(28, "No space left on device")
+        written.append(value["TrainingJobStatus"])
+
+    monkeypatch.setattr(module, "write_json", write_json)
+    supervisor.write()
+    assert written == ["Completed"]
+    supervisor.close()
+
+
+def test_a_script_that_closes_its_output_is_waited_for(estimator):
+    job = estimator(
+        """
+        import os, time
+        print("closing", flush=True)
+        os.close(1); os.close(2)
+        time.sleep(0.5)
+        open("/opt/ml/output/data/late", "w").write("1")
+        os._exit(0)
+        """
+    )
+    job.fit(logs="None")
+    record = JobRecord.load(job.latest_training_job.name)
+    assert (record.ml / "output" / "data" / "late").exists() and record.status == "Completed"
+    assert not (record.folder / ".reserve").exists()
