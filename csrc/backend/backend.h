@@ -184,12 +184,13 @@ struct smhf_device {
 void smhf_device_fail(smhf_device *device, smhf_status code, const char *format, ...)
     SMHF_PRINTF(3, 4);
 
-#define SMHF_CAP_HOST_MEMORY 1u /* device pointers are host pointers, and the reverse (mmap too)   \
-                                 */
-#define SMHF_CAP_ASYNC 2u       /* ops return before they are done */
-#define SMHF_CAP_BF16 4u        /* activations and weights in BF16 */
-#define SMHF_CAP_I8 8u          /* weights in I8, forward */
-#define SMHF_CAP_GRAPH 16u      /* graph_* are there */
+#define SMHF_CAP_HOST_MEMORY                                                                       \
+    1u                     /* device pointers are host pointers, and the reverse (mmap too)        \
+                            */
+#define SMHF_CAP_ASYNC 2u  /* ops return before they are done */
+#define SMHF_CAP_BF16 4u   /* activations and weights in BF16 */
+#define SMHF_CAP_I8 8u     /* weights in I8, forward */
+#define SMHF_CAP_GRAPH 16u /* graph_* are there */
 
 typedef struct smhf_device_info {
     char name[64];    /* "AMD EPYC 7R13", "NVIDIA H200" */
@@ -303,8 +304,9 @@ typedef struct smhf_segment {
     float lr_scale; /* 1 unless layers learn at different rates */
 } smhf_segment;
 
+/* In double: 1 - beta2 is taken before anything is rounded to float, as torch does. */
 typedef struct smhf_adamw_options {
-    float beta1, beta2, eps;
+    double beta1, beta2, eps;
 } smhf_adamw_options;
 
 /* Everything of one encoder layer, for layer_infer_fwd. */

@@ -82,13 +82,15 @@ static void adamw_body(void *context, size_t begin, size_t end) {
         size_t offset, length;
         const smhf_segment *s = find_chunk(task, i, &offset, &length);
         float lr = step->learning_rate * s->lr_scale;
-        cpu_adamw k = {task->options->beta1,
-                       task->options->beta2,
-                       task->options->eps,
-                       1.0f - lr * s->weight_decay,
-                       lr / step->bias_correction1,
-                       1.0f / step->bias_correction2_sqrt,
-                       step->clip_scale};
+        cpu_adamw k;
+        k.beta2 = (float)task->options->beta2;
+        k.eps = (float)task->options->eps;
+        k.rest1 = (float)(1.0 - task->options->beta1);
+        k.rest2 = (float)(1.0 - task->options->beta2);
+        k.decay = (float)(1.0 - (double)lr * (double)s->weight_decay);
+        k.step_size = lr / step->bias_correction1;
+        k.v_scale = 1.0f / step->bias_correction2_sqrt;
+        k.grad_scale = step->clip_scale;
         task->kernels->adamw(s->param + offset, s->grad + offset, s->m + offset, s->v + offset,
                              length, &k);
     }

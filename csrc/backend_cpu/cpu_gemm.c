@@ -132,6 +132,7 @@ void cpu_linear_act_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor pre, smhf_t
     if (cpu == NULL || !CPU_ALL_F32(dev, "linear_act_fwd", y, pre, x, bias)) {
         return;
     }
+    SMHF_ASSERT(x.cols == w->source.cols && y.cols == w->source.rows);
     linear_task task = {.cpu = cpu, .tb = 1, .k = w->source.cols, .a = x.data, .lda = x.ld};
     task.b = w->source.data;
     task.ldb = w->source.ld;
@@ -159,6 +160,7 @@ void cpu_linear_bwd_input(smhf_device *dev, smhf_tensor dx, smhf_tensor dy, cons
     if (cpu == NULL || !CPU_ALL_F32(dev, "linear_bwd_input", dx, dy)) {
         return;
     }
+    SMHF_ASSERT(dy.cols == w->source.rows && dx.cols == w->source.cols);
     linear_task task = {.cpu = cpu, .k = w->source.rows, .a = dy.data, .lda = dy.ld, .c = dx};
     task.b = w->source.data;
     task.ldb = w->source.ld;
@@ -175,6 +177,7 @@ void cpu_linear_act_bwd_input(smhf_device *dev, smhf_tensor dpre, smhf_tensor dy
     if (cpu == NULL || !CPU_ALL_F32(dev, "linear_act_bwd_input", dpre, dy, saved)) {
         return;
     }
+    SMHF_ASSERT(dy.cols == w->source.rows && dpre.cols == w->source.cols);
     linear_task task = {.cpu = cpu, .k = w->source.rows, .a = dy.data, .lda = dy.ld, .c = dpre};
     task.b = w->source.data;
     task.ldb = w->source.ld;
@@ -220,6 +223,7 @@ void cpu_linear_bwd_weight(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias, 
     if (cpu == NULL || !CPU_ALL_F32(dev, "linear_bwd_weight", dw, dbias, dy, x)) {
         return;
     }
+    SMHF_ASSERT(dw.rows == dy.cols && dw.cols == x.cols);
     int32_t rows = smhf_pack_count(pack, axis);
     linear_task task = {.cpu = cpu, .ta = 1, .k = rows, .a = dy.data, .lda = dy.ld, .c = dw};
     task.b = x.data;

@@ -20,10 +20,11 @@ typedef struct cpu_draw {
 } cpu_draw;
 
 typedef struct cpu_adamw {
-    float beta1, beta2, eps;
-    float decay;     /* 1 - lr * weight_decay */
-    float step_size; /* lr / bias_correction1 */
-    float v_scale;   /* 1 / bias_correction2_sqrt */
+    float beta2, eps;
+    float rest1, rest2; /* 1 - beta1, 1 - beta2 */
+    float decay;        /* 1 - lr * weight_decay */
+    float step_size;    /* lr / bias_correction1 */
+    float v_scale;      /* 1 / bias_correction2_sqrt */
     float grad_scale;
 } cpu_adamw;
 

@@ -9,8 +9,9 @@
 #include <immintrin.h>
 #endif
 
-#define LANES 16 /* one AVX-512 register, two of AVX, four of SSE: the same order of sums in all   \
-                  */
+#define LANES                                                                                      \
+    16 /* one AVX-512 register, two of AVX, four of SSE: the same order of sums in all             \
+        */
 
 static inline float bits_float(int32_t bits) {
     float value;
@@ -81,22 +82,27 @@ static inline float gelu_slope(float x) {
     return cdf + x * (gauss * 0.398942280f);
 }
 
-/* tanh(u) = 1 - 2 / (e^2u + 1), enough for the tanh form of GELU where 1 is added to it */
-static inline float tanh_rough(float u) {
+/* For the tanh form of GELU: t = tanh(u) = 1 - 2 r with r = 1 / (e^2u + 1), and 1 - t^2 without
+ * cancellation. */
+static inline float tanh_parts(float u, float *one_less_square) {
     float c = u > 10.0f ? 10.0f : u;
     c = c < -10.0f ? -10.0f : c;
-    return 1.0f - 2.0f / (exp_fast(2.0f * c) + 1.0f);
+    float e = exp_fast(2.0f * c);
+    float r = 1.0f / (e + 1.0f);
+    *one_less_square = 4.0f * e * r * r;
+    return 1.0f - 2.0f * r;
 }
 
 static inline float gelu_tanh(float x) {
-    float t = tanh_rough(0.797884561f * (x + 0.044715f * x * x * x));
+    float rest;
+    float t = tanh_parts(0.797884561f * (x + 0.044715f * x * x * x), &rest);
     return 0.5f * x * (1.0f + t);
 }
 
 static inline float gelu_tanh_slope(float x) {
-    float t = tanh_rough(0.797884561f * (x + 0.044715f * x * x * x));
-    return 0.5f * (1.0f + t) +
-           0.5f * x * (1.0f - t * t) * 0.797884561f * (1.0f + 0.134145f * x * x);
+    float rest;
+    float t = tanh_parts(0.797884561f * (x + 0.044715f * x * x * x), &rest);
+    return 0.5f * (1.0f + t) + 0.5f * x * rest * 0.797884561f * (1.0f + 0.134145f * x * x);
 }
 
 static inline float lanes_sum(const float *s) {
@@ -478,7 +484,7 @@ static void kernel_softmax_bwd(float *row, float *dp, float lse, float delta, fl
 
 static void kernel_adamw(float *restrict param, const float *restrict grad, float *restrict m,
                          float *restrict v, size_t n, const cpu_adamw *k) {
-    float b1 = 1.0f - k->beta1, beta2 = k->beta2, b2 = 1.0f - k->beta2, eps = k->eps;
+    float b1 = k->rest1, beta2 = k->beta2, b2 = k->rest2, eps = k->eps;
     float decay = k->decay, step_size = k->step_size, v_scale = k->v_scale;
     float grad_scale = k->grad_scale;
     for (size_t i = 0; i < n; i++) {

@@ -67,13 +67,12 @@ smhf_status smhf_optimizer_apply(smhf_trainer *trainer, smhf_step_report *report
     const smhf_trainer_options *o = &trainer->options;
     const int64_t t = trainer->step + 1;
     const double rate = smhf_optimizer_rate(trainer, trainer->step);
-    const smhf_adamw_options adamw = {(float)o->beta1, (float)o->beta2, (float)o->eps};
+    const smhf_adamw_options adamw = {o->beta1, o->beta2, o->eps};
     smhf_step *step = &trainer->step_on_host;
 
     step->learning_rate = (float)rate;
-    /* From the betas as the op sees them: 1 - 0.999f is 5e-5 off 0.001, and must cancel exactly. */
-    step->bias_correction1 = (float)(1.0 - pow((double)adamw.beta1, (double)t));
-    step->bias_correction2_sqrt = (float)sqrt(1.0 - pow((double)adamw.beta2, (double)t));
+    step->bias_correction1 = (float)(1.0 - pow(adamw.beta1, (double)t));
+    step->bias_correction2_sqrt = (float)sqrt(1.0 - pow(adamw.beta2, (double)t));
     be->upload(dev, trainer->step_on_device, step, offsetof(smhf_step, grad_norm));
     be->grad_norm(dev, trainer->step_on_device, trainer->segments, trainer->segment_count,
                   (float)o->max_grad_norm);
