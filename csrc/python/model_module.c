@@ -55,8 +55,9 @@ static PyObject *wrap_backend(const smhf_backend_status *backend) {
         (unsigned long long)info->memory_free, "capabilities", capability_names(info->caps));
 }
 
-PyDoc_STRVAR(module_backends_doc,
-             "backends()\n--\n\nName of each backend to what it is, or why it is not there.");
+PyDoc_STRVAR(
+    module_backends_doc,
+    "backends($module, /)\n--\n\nName of each backend to what it is, or why it is not there.");
 
 static PyObject *module_backends(PyObject *module, PyObject *unused) {
     smhf_backend_status list[SMHF_BACKEND_MAX];
@@ -81,8 +82,8 @@ static PyObject *module_backends(PyObject *module, PyObject *unused) {
 /* --- archives and order --------------------------------------------------------------------------
  */
 
-PyDoc_STRVAR(module_extract_archive_doc,
-             "extract_archive(path, folder)\n--\n\nUnpack a tar or tar.gz into an empty folder.");
+PyDoc_STRVAR(module_extract_archive_doc, "extract_archive($module, path, folder, /)\n--\n\nUnpack "
+                                         "a tar or tar.gz into an empty folder.");
 
 static PyObject *module_extract_archive(PyObject *module, PyObject *args) {
     PyObject *path = NULL, *folder = NULL;
@@ -105,8 +106,9 @@ static PyObject *module_extract_archive(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(module_create_archive_doc,
-             "create_archive(path, folder)\n--\n\nPack a folder's children into a tar.gz.");
+PyDoc_STRVAR(
+    module_create_archive_doc,
+    "create_archive($module, path, folder, /)\n--\n\nPack a folder's children into a tar.gz.");
 
 static PyObject *module_create_archive(PyObject *module, PyObject *args) {
     PyObject *path = NULL, *folder = NULL;
@@ -130,7 +132,7 @@ static PyObject *module_create_archive(PyObject *module, PyObject *args) {
 }
 
 PyDoc_STRVAR(module_torch_randperm_doc,
-             "torch_randperm(n, seed)\n--\n\nThe order of torch.randperm, int64 (n,).");
+             "torch_randperm($module, n, seed, /)\n--\n\nThe order of torch.randperm, int64 (n,).");
 
 static PyObject *module_torch_randperm(PyObject *module, PyObject *args) {
     unsigned long long count = 0, seed = 0;
@@ -157,8 +159,9 @@ static PyObject *module_torch_randperm(PyObject *module, PyObject *args) {
 /* --- for tests and reports -----------------------------------------------------------------------
  */
 
-PyDoc_STRVAR(module_memory_doc,
-             "memory()\n--\n\n(allocations so far, live blocks, live bytes) of the core.");
+PyDoc_STRVAR(
+    module_memory_doc,
+    "memory($module, /)\n--\n\n(allocations so far, live blocks, live bytes) of the core.");
 
 static PyObject *module_memory(PyObject *module, PyObject *unused) {
     (void)module;
@@ -167,8 +170,9 @@ static PyObject *module_memory(PyObject *module, PyObject *unused) {
                          (long long)smhf_mem_bytes());
 }
 
-PyDoc_STRVAR(module_threads_doc,
-             "threads(count=0)\n--\n\nThreads of the core's pool; sets them when count > 0.");
+PyDoc_STRVAR(
+    module_threads_doc,
+    "threads($module, count=0, /)\n--\n\nThreads of the core's pool; sets them when count > 0.");
 
 static PyObject *module_threads(PyObject *module, PyObject *args) {
     int count = 0;

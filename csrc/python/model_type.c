@@ -105,7 +105,7 @@ static PyObject *wrap_model(PyTypeObject *type, smhf_model *model) {
 }
 
 PyDoc_STRVAR(model_open_doc,
-             "open(folder, num_labels=0, device='auto', precision='fp32', seed=42)\n--\n\n"
+             "open($type, folder, num_labels=0, device='auto', precision='fp32', seed=42)\n--\n\n"
              "Open folder/config.json and folder/model.safetensors.");
 
 static PyObject *model_open(PyObject *type, PyObject *args, PyObject *kwargs) {
@@ -136,7 +136,7 @@ static PyObject *model_open(PyObject *type, PyObject *args, PyObject *kwargs) {
 }
 
 PyDoc_STRVAR(model_new_doc,
-             "new(config, num_labels=0, device='auto', precision='fp32', seed=42)\n--\n\n"
+             "new($type, config, num_labels=0, device='auto', precision='fp32', seed=42)\n--\n\n"
              "Make a model with new weights from the bytes of a config.json.");
 
 static PyObject *model_new(PyObject *type, PyObject *args, PyObject *kwargs) {
@@ -178,7 +178,7 @@ static void model_dealloc(PyObject *op) {
  */
 
 PyDoc_STRVAR(model_forward_doc,
-             "forward(ids, mask=None, type_ids=None, cu_seqlens=None)\n--\n\n"
+             "forward($self, ids, mask=None, type_ids=None, cu_seqlens=None)\n--\n\n"
              "Logits, float32 (rows, num_labels), of padded [rows, columns] arrays, or of packed\n"
              "int32 arrays when cu_seqlens is given.");
 
@@ -220,8 +220,9 @@ done:
     return result;
 }
 
-PyDoc_STRVAR(model_save_doc, "save(folder)\n--\n\nWrite folder/model.safetensors, whole or not "
-                             "at all.");
+PyDoc_STRVAR(model_save_doc,
+             "save($self, folder, /)\n--\n\nWrite folder/model.safetensors, whole or not "
+             "at all.");
 
 static PyObject *model_save(PyObject *op, PyObject *args) {
     smhf_py_model *self = (smhf_py_model *)op;
@@ -257,7 +258,7 @@ static int check_index(const smhf_model *model, Py_ssize_t index) {
 }
 
 PyDoc_STRVAR(model_parameter_doc,
-             "parameter(index)\n--\n\nCopy of one parameter's values, float32.");
+             "parameter($self, index, /)\n--\n\nCopy of one parameter's values, float32.");
 
 static PyObject *model_parameter(PyObject *op, PyObject *args) {
     smhf_py_model *self = (smhf_py_model *)op;
@@ -286,8 +287,9 @@ static PyObject *model_parameter(PyObject *op, PyObject *args) {
     return result;
 }
 
-PyDoc_STRVAR(model_set_parameter_doc,
-             "set_parameter(index, values)\n--\n\nReplace one parameter's values, float32.");
+PyDoc_STRVAR(
+    model_set_parameter_doc,
+    "set_parameter($self, index, values, /)\n--\n\nReplace one parameter's values, float32.");
 
 static PyObject *model_set_parameter(PyObject *op, PyObject *args) {
     smhf_py_model *self = (smhf_py_model *)op;
@@ -328,7 +330,7 @@ static PyObject *model_set_parameter(PyObject *op, PyObject *args) {
  */
 
 PyDoc_STRVAR(model_parameter_names_doc,
-             "parameter_names()\n--\n\nCheckpoint names, in the order of the network.");
+             "parameter_names($self, /)\n--\n\nCheckpoint names, in the order of the network.");
 
 static PyObject *model_parameter_names(PyObject *op, PyObject *unused) {
     smhf_py_model *self = (smhf_py_model *)op;
@@ -349,7 +351,7 @@ static PyObject *model_parameter_names(PyObject *op, PyObject *unused) {
     return names;
 }
 
-PyDoc_STRVAR(model_labels_doc, "labels()\n--\n\nNames of the labels, by id.");
+PyDoc_STRVAR(model_labels_doc, "labels($self, /)\n--\n\nNames of the labels, by id.");
 
 static PyObject *model_labels(PyObject *op, PyObject *unused) {
     smhf_py_model *self = (smhf_py_model *)op;
@@ -383,7 +385,7 @@ static PyObject *report_names(const smhf_model *model, int missing) {
 }
 
 PyDoc_STRVAR(model_report_doc,
-             "report()\n--\n\nNames of newly made weights and of tensors left unread.");
+             "report($self, /)\n--\n\nNames of newly made weights and of tensors left unread.");
 
 static PyObject *model_report(PyObject *op, PyObject *unused) {
     smhf_py_model *self = (smhf_py_model *)op;
@@ -397,7 +399,7 @@ static PyObject *model_report(PyObject *op, PyObject *unused) {
     return Py_BuildValue("(NN)", missing, unexpected);
 }
 
-PyDoc_STRVAR(model_info_doc, "info()\n--\n\nSizes of the network, backend and precision.");
+PyDoc_STRVAR(model_info_doc, "info($self, /)\n--\n\nSizes of the network, backend and precision.");
 
 static PyObject *model_info(PyObject *op, PyObject *unused) {
     smhf_py_model *self = (smhf_py_model *)op;
@@ -417,9 +419,10 @@ static void capsule_release(PyObject *capsule) {
     Py_XDECREF((PyObject *)PyCapsule_GetContext(capsule));
 }
 
-PyDoc_STRVAR(model_capsule_doc,
-             "_capsule()\n--\n\nThe C handle for other modules, as capsule 'smhf.model'; it keeps\n"
-             "the model alive.");
+PyDoc_STRVAR(
+    model_capsule_doc,
+    "_capsule($self, /)\n--\n\nThe C handle for other modules, as capsule 'smhf.model'; it keeps\n"
+    "the model alive.");
 
 static PyObject *model_capsule(PyObject *op, PyObject *unused) {
     smhf_py_model *self = (smhf_py_model *)op;

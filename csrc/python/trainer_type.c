@@ -157,17 +157,18 @@ done:
     return result;
 }
 
-PyDoc_STRVAR(trainer_forward_backward_doc,
-             "forward_backward(ids, mask=None, type_ids=None, cu_seqlens=None, labels=None,\n"
-             "                 accumulation=0)\n--\n\n"
-             "Mean loss; adds its gradient / accumulation to the step's gradients.");
+PyDoc_STRVAR(
+    trainer_forward_backward_doc,
+    "forward_backward($self, ids, mask=None, type_ids=None, cu_seqlens=None, labels=None,\n"
+    "                 accumulation=0)\n--\n\n"
+    "Mean loss; adds its gradient / accumulation to the step's gradients.");
 
 static PyObject *trainer_forward_backward(PyObject *op, PyObject *args, PyObject *kwargs) {
     return run_pass(op, args, kwargs, "O|OOOOi:forward_backward", smhf_trainer_forward_backward);
 }
 
 PyDoc_STRVAR(trainer_evaluate_doc,
-             "evaluate(ids, mask=None, type_ids=None, cu_seqlens=None, labels=None,\n"
+             "evaluate($self, ids, mask=None, type_ids=None, cu_seqlens=None, labels=None,\n"
              "         accumulation=0)\n--\n\n"
              "Mean loss without dropout and gradients.");
 
@@ -175,7 +176,7 @@ static PyObject *trainer_evaluate(PyObject *op, PyObject *args, PyObject *kwargs
     return run_pass(op, args, kwargs, "O|OOOOi:evaluate", smhf_trainer_evaluate);
 }
 
-PyDoc_STRVAR(trainer_optimizer_step_doc, "optimizer_step()\n--\n\n"
+PyDoc_STRVAR(trainer_optimizer_step_doc, "optimizer_step($self, /)\n--\n\n"
                                          "Clip and update; (step, learning_rate, grad_norm).");
 
 static PyObject *trainer_optimizer_step(PyObject *op, PyObject *unused) {
@@ -195,7 +196,7 @@ static PyObject *trainer_optimizer_step(PyObject *op, PyObject *unused) {
 }
 
 PyDoc_STRVAR(trainer_progress_doc,
-             "progress()\n--\n\nSteps done and the learning rate of the next one.");
+             "progress($self, /)\n--\n\nSteps done and the learning rate of the next one.");
 
 static PyObject *trainer_progress(PyObject *op, PyObject *unused) {
     smhf_py_trainer *self = (smhf_py_trainer *)op;
@@ -207,7 +208,7 @@ static PyObject *trainer_progress(PyObject *op, PyObject *unused) {
 }
 
 PyDoc_STRVAR(trainer_gradient_doc,
-             "gradient(index)\n--\n\nCopy of one parameter's gradient, float32.");
+             "gradient($self, index, /)\n--\n\nCopy of one parameter's gradient, float32.");
 
 static PyObject *trainer_gradient(PyObject *op, PyObject *args) {
     smhf_py_trainer *self = (smhf_py_trainer *)op;
@@ -263,13 +264,14 @@ static PyObject *run_file(PyObject *op, PyObject *args, const char *format,
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(trainer_save_doc, "save(path)\n--\n\nWrite moments, step and seed, atomically.");
+PyDoc_STRVAR(trainer_save_doc,
+             "save($self, path, /)\n--\n\nWrite moments, step and seed, atomically.");
 
 static PyObject *trainer_save(PyObject *op, PyObject *args) {
     return run_file(op, args, "O&:save", smhf_trainer_save);
 }
 
-PyDoc_STRVAR(trainer_load_doc, "load(path)\n--\n\nRead back what save wrote.");
+PyDoc_STRVAR(trainer_load_doc, "load($self, path, /)\n--\n\nRead back what save wrote.");
 
 static PyObject *trainer_load(PyObject *op, PyObject *args) {
     return run_file(op, args, "O&:load", smhf_trainer_load);

@@ -40,8 +40,8 @@ class Model:
 
 @final
 class Trainer:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         model: Model,
         learning_rate: float = 5e-05,
         beta1: float = 0.9,
@@ -56,7 +56,7 @@ class Trainer:
         label_smoothing: float = 0.0,
         seed: int = 42,
         dropout: bool = True,
-    ) -> None: ...
+    ) -> Trainer: ...
     def forward_backward(
         self,
         ids: Any,

@@ -39,12 +39,11 @@ def _integers(value: Any, name: str, ndim: int) -> IntArray:
 
 
 def _packed(encoding: Any) -> Batch | None:
-    """Packed arrays of an Encoding (``ids``, ``type_ids``, ``cu_seqlens``; int32), or None."""
-    packed = getattr(encoding, "packed", None)
-    if not callable(packed):
+    """Packed arrays of an Encoding (int32, no padding), or None for anything else."""
+    field = getattr(encoding, "packed_field", None)
+    if not callable(field):
         return None
-    ids, type_ids, cu_seqlens = packed()
-    return Batch(ids, None, type_ids, cu_seqlens)
+    return Batch(field("ids"), None, field("type_ids"), field("cu_seqlens"))
 
 
 def as_batch(input_ids: Any, attention_mask: Any = None, token_type_ids: Any = None) -> Batch:

@@ -90,15 +90,20 @@ def test_mapping_and_encoding_like_objects(model, rows):
     class Like:
         input_ids, attention_mask, token_type_ids = ids, mask, np.zeros_like(ids)
 
-    class Packed:
-        def packed(self):
-            flat, offsets = pack(rows)
-            return flat, np.zeros_like(flat), offsets
-
     expected = model(ids, mask)
     np.testing.assert_array_equal(model({"input_ids": ids, "attention_mask": mask}), expected)
     np.testing.assert_array_equal(model(Like()), expected)
-    np.testing.assert_array_equal(model(Packed()), expected)
+
+
+def test_encoding_of_the_tokenizer_is_taken_packed(tiny_folder, model):
+    tokenizer = pytest.importorskip("smhf_native.tokenizer").Tokenizer.from_pretrained(tiny_folder)
+    texts = ["a very good dress", "bad", "i love this color, it is great and comfortable!"]
+    padded, ragged = tokenizer(texts, padding="max_length", max_length=32), tokenizer(texts)
+    expected = model(padded.input_ids, padded.attention_mask)
+    np.testing.assert_array_equal(model(padded), expected)
+    np.testing.assert_array_equal(model(ragged), expected)
+    with pytest.raises(TypeError, match="belong to arrays"):
+        model(padded, padded.attention_mask)
 
 
 def test_empty_batch(model):
