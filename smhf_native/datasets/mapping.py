@@ -114,7 +114,7 @@ def map_rows(dataset: Dataset, function: Callable[..., Any] | None, options: dic
 def _columns_of(output: Mapping[str, Any], where: str) -> dict[str, Column]:
     packed = getattr(output, "packed_columns", None)  # a BatchEncoding of our transformers mirror
     ready: dict[str, Column] = packed() if packed is not None else {}
-    columns = {str(n): ready[n] if n in ready else make_column(output[n]) for n in output.keys()}  # noqa: SIM118
+    columns = {str(n): ready[n] if n in ready else make_column(output[n]) for n in output.keys()}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{where}: the function returned columns of unequal length: {lengths}")
@@ -180,7 +180,7 @@ def _map_single(
             continue
         if not isinstance(output, Mapping):
             raise TypeError(f"{where}: the function returned {type(output).__name__}, expected a dict or None")
-        names = [str(name) for name in output.keys()]  # noqa: SIM118
+        names = [str(name) for name in output.keys()]
         before = list(pending) or list(parts)
         if before and set(before) != set(names) or (index > 0 and not before):
             raise ValueError(f"{where}: the function returned columns {sorted(names)}, before {sorted(before)}")
