@@ -112,7 +112,9 @@ class _Machine:
                     raise _refuse(self.where, position, "the pickle is too large for a checkpoint")
                 if opcode.name == "STOP":
                     if len(self.stack) != 1:
-                        raise _refuse(self.where, position, f"{len(self.stack)} values at the end, expected one")
+                        raise _refuse(
+                            self.where, position, f"{len(self.stack)} values at the end, expected one"
+                        )
                     return self.stack.pop()
                 handler = getattr(self, "op_" + opcode.name.lower(), None)
                 if handler is None:
@@ -281,7 +283,9 @@ class _Machine:
         elif function.name == "_rebuild_parameter" and args and isinstance(args[0], _Lazy):
             self.stack.append(args[0])
         else:
-            raise _refuse(self.where, position, f"a call of {function.module}.{function.name} with these arguments")
+            raise _refuse(
+                self.where, position, f"a call of {function.module}.{function.name} with these arguments"
+            )
 
     def _tensor(self, args: tuple[Any, ...], position: int) -> _Lazy:
         if len(args) < 4 or not isinstance(args[0], _Storage):
@@ -294,7 +298,9 @@ class _Machine:
             last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
             if last >= storage.numel:
                 raise _refuse(
-                    self.where, position, f"a tensor that reaches element {last} of a storage of {storage.numel}"
+                    self.where,
+                    position,
+                    f"a tensor that reaches element {last} of a storage of {storage.numel}",
                 )
         return _Lazy(storage, offset, tuple(shape), tuple(stride))
 
@@ -320,7 +326,9 @@ def _flatten(value: Any, where: str) -> dict[str, _Lazy]:
     return tensors
 
 
-def _materialize(lazy: _Lazy, data: bytes | memoryview, where: str, name: str) -> tuple[str, npt.NDArray[Any]]:
+def _materialize(
+    lazy: _Lazy, data: bytes | memoryview, where: str, name: str
+) -> tuple[str, npt.NDArray[Any]]:
     dtype, carrier = _STORAGES[lazy.storage.dtype]
     itemsize = np.dtype(carrier).itemsize
     if len(data) < lazy.storage.numel * itemsize:
@@ -370,7 +378,9 @@ def _read_zip(file: BinaryIO, where: str) -> dict[str, tuple[str, npt.NDArray[An
             raise ParseError(f"{where}: expected one NAME/data.pkl in the archive, found {len(pickles)}")
         top = pickles[0][: -len("data.pkl")]
         if entries[pickles[0]].file_size > _MAX_PICKLE:
-            raise ParseError(f"{where}: data.pkl has {entries[pickles[0]].file_size} bytes, too many for tensors")
+            raise ParseError(
+                f"{where}: data.pkl has {entries[pickles[0]].file_size} bytes, too many for tensors"
+            )
 
         def read(name: str) -> bytes:
             info = entries.get(name)
@@ -440,7 +450,11 @@ def write_safetensors(
     header: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
     for name, (dtype, array) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]}
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
@@ -496,7 +510,11 @@ def convert_folder(source: str | os.PathLike[str], target: str | os.PathLike[str
     out.mkdir(parents=True, exist_ok=True)
     if out.resolve() != folder.resolve():
         for file in folder.iterdir():
-            if file.is_file() and file.suffix in (".json", ".txt") and not file.name.startswith("pytorch_model"):
+            if (
+                file.is_file()
+                and file.suffix in (".json", ".txt")
+                and not file.name.startswith("pytorch_model")
+            ):
                 shutil.copyfile(file, out / file.name)
     write_safetensors(out / "model.safetensors", tensors, {"format": "pt"})
     return out

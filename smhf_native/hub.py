@@ -43,7 +43,9 @@ class ModelNotFoundError(SmhfError, OSError):
 
 def is_offline() -> bool:
     """Return whether ``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE`` forbids downloads."""
-    return any(os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(
+        os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
 
 
 def cache_folders(cache_dir: str | os.PathLike[str] | None = None) -> list[Path]:
@@ -115,7 +117,9 @@ def resolve(
         looked.append(f"{cache} ({finding})")
     offline = is_offline()
     if local_files_only or offline:
-        reason = "local_files_only=True" if local_files_only else "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"
+        reason = (
+            "local_files_only=True" if local_files_only else "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"
+        )
         raise ModelNotFoundError(_sentence(text, wanted, looked, f"not downloaded: {reason}"))
     return _download(text, wanted, groups, cache_folders(cache_dir)[0], token, looked)
 
@@ -131,9 +135,7 @@ def _listing(folder: Path) -> str:
     return ", ".join(names[:12]) + (" …" if len(names) > 12 else "") if names else "nothing"
 
 
-def _cached(
-    cache: Path, name: str, revision: str, groups: list[tuple[str, ...]]
-) -> tuple[Path | None, str]:
+def _cached(cache: Path, name: str, revision: str, groups: list[tuple[str, ...]]) -> tuple[Path | None, str]:
     """Look into one cache; return (snapshot, "") or (None, what was found instead)."""
     folder = cache / ("models--" + name.replace("/", "--"))
     if not cache.is_dir():
@@ -180,7 +182,9 @@ def _download(
         import huggingface_hub
     except ImportError as error:
         problem = MissingExtraError.of("huggingface_hub", "hub", f"downloading the model {name!r}")
-        problem.add_note(_sentence(name, revision, looked, "not downloaded: huggingface_hub is not installed"))
+        problem.add_note(
+            _sentence(name, revision, looked, "not downloaded: huggingface_hub is not installed")
+        )
         raise problem from error
 
     def fetch(patterns: list[str]) -> Path:

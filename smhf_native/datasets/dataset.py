@@ -28,8 +28,12 @@ _FORMATS.update({"pytorch": "torch", "pandas": "pandas", "pd": "pandas"})
 class Dataset:
     """A table of named columns of equal length."""
 
-    def __init__(self, columns: Mapping[str, Any], split: str | None = None, features: Features | None = None):
-        self._columns: dict[str, Column] = {str(name): make_column(values) for name, values in columns.items()}
+    def __init__(
+        self, columns: Mapping[str, Any], split: str | None = None, features: Features | None = None
+    ):
+        self._columns: dict[str, Column] = {
+            str(name): make_column(values) for name, values in columns.items()
+        }
         lengths = {name: len(column) for name, column in self._columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"columns differ in length: {lengths}")
@@ -78,7 +82,9 @@ class Dataset:
             series = df[name]
             missing = series.isna()
             if bool(missing.any()):
-                columns[str(name)] = [None if gone else v for v, gone in zip(series.tolist(), missing, strict=True)]
+                columns[str(name)] = [
+                    None if gone else v for v, gone in zip(series.tolist(), missing, strict=True)
+                ]
             else:
                 columns[str(name)] = series.tolist() if series.dtype.kind not in "iufb" else series.to_numpy()
         default = type(df.index).__name__ == "RangeIndex" and df.index.name is None
@@ -183,7 +189,9 @@ class Dataset:
 
     def _column(self, name: str) -> Column:
         if name not in self._columns:
-            raise KeyError(f"Column {name} not in the dataset. Current columns in the dataset: {self.column_names}")
+            raise KeyError(
+                f"Column {name} not in the dataset. Current columns in the dataset: {self.column_names}"
+            )
         return self._columns[name]
 
     def _visible(self) -> list[str]:
@@ -364,7 +372,11 @@ class Dataset:
 
     def select(self, indices: Any, **_: Any) -> Dataset:
         """Return the rows ``indices`` (any iterable of integers), in that order."""
-        if isinstance(indices, range) and indices.step == 1 and 0 <= indices.start <= indices.stop <= self._length:
+        if (
+            isinstance(indices, range)
+            and indices.step == 1
+            and 0 <= indices.start <= indices.stop <= self._length
+        ):
             columns = {name: c.cut(indices.start, indices.stop) for name, c in self._columns.items()}
             return self._like(columns)
         index = self._resolve(indices)
@@ -506,7 +518,9 @@ def _pandas() -> Any:
     return pandas
 
 
-def concatenate_datasets(dsets: list[Dataset], info: Any = None, split: str | None = None, axis: int = 0) -> Dataset:
+def concatenate_datasets(
+    dsets: list[Dataset], info: Any = None, split: str | None = None, axis: int = 0
+) -> Dataset:
     """Return the datasets under one another (``axis=0``) or side by side (``axis=1``)."""
     if not dsets:
         raise ValueError("concatenate_datasets needs at least one dataset")
@@ -590,7 +604,9 @@ class DatasetDict(dict[str, Dataset]):
         """Shuffle each split; ``seeds`` may be a dict of split name to seed."""
         if seed is not None and seeds is not None:
             raise ValueError("give seed or seeds, not both")
-        table = seeds if isinstance(seeds, dict) else dict.fromkeys(self, seeds if seeds is not None else seed)
+        table = (
+            seeds if isinstance(seeds, dict) else dict.fromkeys(self, seeds if seeds is not None else seed)
+        )
         return DatasetDict({name: dset.shuffle(table.get(name)) for name, dset in self.items()})
 
     def with_format(self, *args: Any, **kwargs: Any) -> DatasetDict:

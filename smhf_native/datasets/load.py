@@ -83,7 +83,11 @@ def _builder(path: str, data_dir: str | None, data_files: Any) -> tuple[str, Any
             return _SUFFIX[suffix], str(local)
     if local.is_dir():
         found = data_files if data_files is not None else _folder_files(local)
-        sample = found if isinstance(found, str) else next(iter(found.values() if isinstance(found, dict) else found))
+        sample = (
+            found
+            if isinstance(found, str)
+            else next(iter(found.values() if isinstance(found, dict) else found))
+        )
         sample = sample[0] if isinstance(sample, list) else sample
         suffix = str(sample).rsplit(".", 1)[-1].lower()
         if suffix in _SUFFIX:
@@ -172,7 +176,9 @@ def _split(wanted: str, files: dict[str, list[Path]], reader: Callable[[Path], d
     for piece in wanted.split("+"):
         match = _SPLIT.match(piece.strip())
         if match is None:
-            raise ValueError(f"split {wanted!r} is not understood: write e.g. train, train[:100], train[10%:20%]")
+            raise ValueError(
+                f"split {wanted!r} is not understood: write e.g. train, train[:100], train[10%:20%]"
+            )
         part = match["name"]
         if part == "all":
             pieces.extend(_read(reader, paths, name) for name, paths in files.items())

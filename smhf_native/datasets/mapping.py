@@ -37,7 +37,9 @@ def reject_unknown(what: str, given: Mapping[str, Any], known: set[str]) -> None
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
-            raise TypeError(f"{what} got an unexpected option {name!r}; the closest supported one is {close[0]!r}")
+            raise TypeError(
+                f"{what} got an unexpected option {name!r}; the closest supported one is {close[0]!r}"
+            )
 
 
 def _inputs(batch: dict[str, Any], input_columns: Any) -> list[Any]:
@@ -74,6 +76,7 @@ def map_rows(dataset: Dataset, function: Callable[..., Any] | None, options: dic
     """
     reject_unknown("Dataset.map", options, _MAP | _IGNORED)
     if function is None:
+
         def function(batch: Any) -> Any:
             return batch
 
@@ -144,10 +147,14 @@ def _map_batches(
             if hasattr(output, "to_dict"):
                 output = output.to_dict("list")  # a DataFrame
             else:
-                raise TypeError(f"{where}: the function returned {type(output).__name__}, expected a dict or None")
+                raise TypeError(
+                    f"{where}: the function returned {type(output).__name__}, expected a dict or None"
+                )
         columns = _columns_of(output, where)
         if parts and set(parts) != set(columns):
-            raise ValueError(f"{where}: the function returned columns {sorted(columns)}, before {sorted(parts)}")
+            raise ValueError(
+                f"{where}: the function returned columns {sorted(columns)}, before {sorted(parts)}"
+            )
         rows += len(next(iter(columns.values()), []))
         for name, column in columns.items():
             parts.setdefault(name, []).append(column)
@@ -179,11 +186,15 @@ def _map_single(
                 raise ValueError(f"{where}: the function returned None after returning columns before")
             continue
         if not isinstance(output, Mapping):
-            raise TypeError(f"{where}: the function returned {type(output).__name__}, expected a dict or None")
+            raise TypeError(
+                f"{where}: the function returned {type(output).__name__}, expected a dict or None"
+            )
         names = [str(name) for name in output.keys()]
         before = list(pending) or list(parts)
         if before and set(before) != set(names) or (index > 0 and not before):
-            raise ValueError(f"{where}: the function returned columns {sorted(names)}, before {sorted(before)}")
+            raise ValueError(
+                f"{where}: the function returned columns {sorted(names)}, before {sorted(before)}"
+            )
         for name in names:
             pending.setdefault(name, []).append(output[name])
         if index % 1000 == 999:

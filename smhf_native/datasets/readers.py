@@ -85,7 +85,12 @@ def read_csv(
     previous_limit = csv.field_size_limit(_FIELD_LIMIT)
     try:
         reader = csv.reader(
-            stream, delimiter=delimiter, quotechar=quotechar, escapechar=escapechar, strict=True, doublequote=True
+            stream,
+            delimiter=delimiter,
+            quotechar=quotechar,
+            escapechar=escapechar,
+            strict=True,
+            doublequote=True,
         )
         row = 0
         while True:

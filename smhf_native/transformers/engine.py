@@ -1,0 +1,164 @@
+"""The one place where the mirror touches floor 3: models and optimizer steps of :mod:`smhf_native.model`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from smhf_native.errors import ParseError
+
+__all__ = ["StepEngine", "learning_rate_factor", "load_model", "reload_model"]
+
+_STATE = "optimizer.safetensors"
+
+
+@contextmanager
+def model_folder(folder: Path, config: dict[str, Any] | None) -> Iterator[Path]:
+    """Yield a folder with safetensors weights and (when given) another ``config.json``.
+
+    The original is used as it is when nothing differs; otherwise a temporary folder links to its weights.
+    A ``pytorch_model.bin`` is converted there without unpickling, when ``SMHF_ALLOW_BIN=1`` permits it.
+    """
+    weights = folder / "model.safetensors"
+    sharded = folder / "model.safetensors.index.json"
+    needs_conversion = not weights.is_file() and not sharded.is_file()
+    if needs_conversion:
+        old = [
+            name
+            for name in ("pytorch_model.bin", "pytorch_model.bin.index.json")
+            if (folder / name).is_file()
+        ]
+        if not old:
+            raise FileNotFoundError(f"{folder} holds no model.safetensors")
+        if os.environ.get("SMHF_ALLOW_BIN", "") not in ("1", "true", "yes"):
+            raise ParseError(
+                f"{folder} holds {old[0]} but no model.safetensors. It can be converted without unpickling: "
+                f"python -m smhf_native.convert {folder} NEW_FOLDER, or set SMHF_ALLOW_BIN=1 to do it on loading"
+            )
+    if config is None and not needs_conversion:
+        yield folder
+        return
+    temporary = Path(tempfile.mkdtemp(prefix="smhf-model-"))
+    try:
+        if needs_conversion:
+            from smhf_native.convert import convert_folder
+
+            convert_folder(folder, temporary)
+        else:
+            for path in folder.iterdir():
+                if path.name.startswith("model") and path.is_file():
+                    os.symlink(path.resolve(), temporary / path.name)
+        if config is not None:
+            (temporary / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        elif not (temporary / "config.json").exists():
+            shutil.copyfile(folder / "config.json", temporary / "config.json")
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_model(folder: Path, config: dict[str, Any] | None, num_labels: int, seed: int) -> Any:
+    """Load a floor-3 model; ``config`` replaces the folder's ``config.json`` when given."""
+    from smhf_native.model import Model
+
+    with model_folder(folder, config) as source:
+        return Model.from_pretrained(str(source), num_labels=num_labels, seed=seed)
+
+
+def reload_model(folder: str | os.PathLike[str]) -> Any:
+    """Load a floor-3 model that was saved by :meth:`save_pretrained`, as it is."""
+    from smhf_native.model import Model
+
+    return Model.from_pretrained(str(folder))
+
+
+def learning_rate_factor(schedule: str, step: int, warmup: int, total: int) -> float:
+    """Return the factor on the base learning rate for optimizer step ``step`` (0 = the first).
+
+    Linear: k/max(1, w) while warming up, then (N - k)/max(1, N - w); cosine: half a period down to zero.
+    """
+    if schedule != "constant" and step < warmup:
+        return step / max(1, warmup)
+    if schedule in ("constant", "constant_with_warmup"):
+        return 1.0
+    if schedule == "linear":
+        return max(0.0, (total - step) / max(1, total - warmup))
+    progress = (step - warmup) / max(1, total - warmup)
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+class StepEngine:
+    """Forward, backward and optimizer steps of one run.
+
+    Parameters
+    ----------
+    model : floor-3 model, trained in place
+    args : TrainingArguments
+    warmup, total : schedule in optimizer steps
+    """
+
+    def __init__(self, model: Any, args: Any, warmup: int, total: int):
+        from smhf_native.model import Trainer
+
+        self._native = Trainer(
+            model,
+            learning_rate=args.learning_rate,
+            betas=(args.adam_beta1, args.adam_beta2),
+            eps=args.adam_epsilon,
+            weight_decay=args.weight_decay,
+            max_grad_norm=args.max_grad_norm,
+            warmup_steps=warmup,
+            total_steps=total,
+            schedule=args.lr_scheduler_type.value,
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            seed=args.seed,
+            dropout=True,
+        )
+
+    def forward_backward(self, batch: dict[str, npt.NDArray[Any]], accumulation: int) -> float:
+        """Add one batch to the gradients, divided by ``accumulation``; return its mean loss."""
+        return float(
+            self._native.forward_backward(
+                batch["input_ids"],
+                attention_mask=batch.get("attention_mask"),
+                labels=batch["labels"],
+                token_type_ids=batch.get("token_type_ids"),
+                accumulation=accumulation,
+            )
+        )
+
+    def optimizer_step(self) -> tuple[float, float]:
+        """Clip, move the weights, clear the gradients; return (gradient norm before clipping, learning rate)."""
+        result = self._native.optimizer_step()
+        return float(result["grad_norm"]), float(result["learning_rate"])
+
+    def save(self, folder: Path) -> None:
+        """Write optimizer moments, step and seed into a checkpoint folder."""
+        self._native.save_state(str(folder / _STATE))
+
+    def load(self, folder: Path) -> bool:
+        """Restore what :meth:`save` wrote; False when the checkpoint has no such file."""
+        if not (folder / _STATE).is_file():
+            return False
+        self._native.load_state(str(folder / _STATE))
+        return True
+
+
+def logits_of(model: Any, batch: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+    """Return float32 (rows, num_labels) of one batch without dropout."""
+    result = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch.get("attention_mask"),
+        token_type_ids=batch.get("token_type_ids"),
+    )
+    return np.asarray(result, dtype=np.float32)
