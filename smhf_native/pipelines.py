@@ -1,0 +1,455 @@
+"""``pipeline("text-classification", model=…)``: texts in, labels and scores out.
+
+::
+
+    import smhf_native as smhf
+    clf = smhf.pipeline("text-classification", model="model-folder")
+    clf(["fits well", "too small"])      # [{'label': 'LABEL_4', 'score': 0.93}, …] like transformers
+    frame = clf.predict(df["text"])      # DataFrame label, score, same index, any number of rows
+
+Rows are sorted by length and cut into batches by a token budget, so that short texts never wait for long
+ones; results come back in the order of the input.  Texts longer than the model's maximum are truncated,
+counted in ``clf.truncated`` and announced by one warning; ``truncation=False`` refuses them by row.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from smhf_native.errors import MissingExtraError
+from smhf_native.hub import MODEL_FILES, TOKENIZER_FILES, resolve
+
+__all__ = ["TextClassificationPipeline", "pipeline"]
+
+logger = logging.getLogger("smhf_native.pipelines")
+
+_TASKS = ("text-classification", "sentiment-analysis")
+_FUNCTIONS = ("softmax", "sigmoid", "none")
+_CHUNK = 8192  # rows tokenized at a time: bounds memory for any number of rows
+_UNSET: Any = object()
+
+
+def pipeline(
+    task: str | None = None,
+    model: Any = None,
+    tokenizer: Any = None,
+    *,
+    device: Any = None,
+    batch_size: int | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    **options: Any,
+) -> TextClassificationPipeline:
+    """Make a classifier.
+
+    Parameters
+    ----------
+    task : "text-classification" (or "sentiment-analysis"); may be left out
+    model : folder, hub name, or a model of the transformers mirror (then ``tokenizer`` is needed too)
+    tokenizer : folder, hub name or tokenizer; default: the one beside the model
+    device : "auto", "cpu", "cuda" or -1 (transformers' word for the processor)
+    batch_size : rows per batch at most; None: by token budget alone
+    options : defaults of the call: ``top_k``, ``function_to_apply``, ``truncation``, ``max_length``
+
+    Raises
+    ------
+    ValueError
+        Another task.
+    smhf_native.hub.ModelNotFoundError, smhf_native.errors.ParseError
+    """
+    if task is not None and task not in _TASKS:
+        raise ValueError(f"task {task!r} is not supported; supported: {', '.join(_TASKS)}")
+    if model is None:
+        raise ValueError("pipeline needs model=: a folder, a hub name or a model")
+    for ignored in ("framework", "torch_dtype", "dtype", "device_map", "use_fast", "trust_remote_code", "config"):
+        options.pop(ignored, None)
+    native, config, folder = _open_model(model, revision, token, device)
+    native_tokenizer, limit = _open_tokenizer(tokenizer, model, folder, config, revision, token)
+    return TextClassificationPipeline(native, native_tokenizer, config, limit, batch_size=batch_size, **options)
+
+
+def _open_model(model: Any, revision: Any, token: Any, device: Any) -> tuple[Any, dict[str, Any], Path | None]:
+    if not isinstance(model, (str, os.PathLike)):
+        native = getattr(model, "native", model)
+        config = model.config if isinstance(model.config, Mapping) else model.config.to_dict()
+        return native, dict(config), None
+    from smhf_native.model import Model
+    from smhf_native.transformers.engine import model_folder
+
+    folder = resolve(model, revision, needs=MODEL_FILES, token=token)
+    name = "cpu" if device in (-1, "cpu") else ("cuda" if isinstance(device, int) and device >= 0 else device)
+    with model_folder(folder, None) as source:
+        native = Model.from_pretrained(str(source), device=str(name or "auto"))
+    return native, dict(native.config), folder
+
+
+def _open_tokenizer(
+    tokenizer: Any, model: Any, folder: Path | None, config: Mapping[str, Any], revision: Any, token: Any
+) -> tuple[Any, int]:
+    limit = int(config.get("max_position_embeddings") or 512)
+    if tokenizer is None and folder is None:
+        raise ValueError("pipeline needs tokenizer= when model is an object")
+    if tokenizer is not None and not isinstance(tokenizer, (str, os.PathLike)):
+        native = getattr(tokenizer, "native", tokenizer)
+        return native, min(limit, int(getattr(tokenizer, "model_max_length", limit)))
+    from smhf_native.tokenizer import Tokenizer
+
+    place = folder if tokenizer is None else resolve(tokenizer, revision, needs=TOKENIZER_FILES, token=token)
+    assert place is not None
+    if not any((place / name).is_file() for name in TOKENIZER_FILES[0]):
+        place = resolve(model if tokenizer is None else tokenizer, revision, needs=TOKENIZER_FILES, token=token)
+    return Tokenizer.from_pretrained(str(place)), limit
+
+
+class TextClassificationPipeline:
+    """A classifier over a tokenizer and a model; thread class: as the model's (calls may run at once).
+
+    Attributes
+    ----------
+    truncated : number of texts cut to the model's maximum so far
+    """
+
+    task = "text-classification"
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        config: Mapping[str, Any],
+        model_max_length: int,
+        *,
+        batch_size: int | None = None,
+        token_budget: int = 4096,
+        top_k: Any = _UNSET,
+        function_to_apply: str | None = None,
+        truncation: Any = True,
+        max_length: int | None = None,
+        return_all_scores: bool | None = None,
+        **unknown: Any,
+    ):
+        if unknown:
+            from smhf_native.datasets.mapping import reject_unknown
+
+            reject_unknown("pipeline", unknown, _OPTIONS)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = dict(config)
+        labels = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
+        self.id2label = labels or {int(k): str(v) for k, v in getattr(model, "id2label", {}).items()}
+        self.model_max_length = model_max_length
+        self.batch_size = batch_size
+        self.token_budget = token_budget
+        self.truncated = 0
+        self._warned = False
+        self._defaults = {
+            "top_k": None if return_all_scores else top_k,
+            "function_to_apply": function_to_apply,
+            "truncation": truncation,
+            "max_length": max_length,
+        }
+
+    # -- call ---------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        top_k: Any = _UNSET,
+        function_to_apply: str | None = None,
+        truncation: Any = _UNSET,
+        max_length: int | None = None,
+        batch_size: int | None = None,
+        return_all_scores: bool | None = None,
+        **unknown: Any,
+    ) -> list[Any]:
+        """Classify one text or many.
+
+        Parameters
+        ----------
+        inputs : a str; a list, tuple, Series or other iterable of str; or dicts
+            ``{"text": …, "text_pair": …}``
+        top_k : left out: the best label of each text; a number: that many, best first; None: all
+        function_to_apply : "softmax" (default for several labels), "sigmoid" (default for one), "none"
+        truncation : True (default) or False, which raises for a text that is too long
+        max_length : tokens kept per text (default: the model's maximum)
+
+        Returns
+        -------
+        list of dicts ``{"label", "score"}``; with ``top_k`` a list of lists (for one str: one list).
+
+        Raises
+        ------
+        TypeError, ValueError
+            A text that is not a str, or too long with ``truncation=False``: named by row.
+        """
+        unknown.pop("padding", None)  # rows are packed: padding has nothing to say
+        if unknown:
+            from smhf_native.datasets.mapping import reject_unknown
+
+            reject_unknown("the pipeline", unknown, _OPTIONS)
+        single = isinstance(inputs, (str, Mapping))
+        rows = [inputs] if single else list(inputs)
+        texts, pairs = _split_pairs(rows)
+        if return_all_scores:
+            top_k = None
+        best = self._defaults["top_k"] if top_k is _UNSET else top_k
+        scores = self.scores(
+            texts,
+            pairs,
+            function_to_apply=function_to_apply,
+            truncation=truncation,
+            max_length=max_length,
+            batch_size=batch_size,
+        )
+        if best is _UNSET:
+            return self._best(scores)
+        ranked = [self._ranked(row, best) for row in scores]
+        return ranked[0] if single else ranked
+
+    def _best(self, scores: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
+        index = scores.argmax(axis=1) if len(scores) else []
+        return [{"label": self.id2label[int(k)], "score": float(scores[i, k])} for i, k in enumerate(index)]
+
+    def _ranked(self, row: npt.NDArray[np.float32], top_k: Any) -> list[dict[str, Any]]:
+        order = np.argsort(-row, kind="stable")
+        order = order if top_k is None else order[: int(top_k)]
+        return [{"label": self.id2label[int(k)], "score": float(row[k])} for k in order]
+
+    def scores(
+        self,
+        texts: list[str],
+        pairs: list[str] | None = None,
+        *,
+        function_to_apply: str | None = None,
+        truncation: Any = _UNSET,
+        max_length: int | None = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> npt.NDArray[np.float32]:
+        """Return the scores of every label, float32 (rows, num_labels), in input order."""
+        function = function_to_apply or self._defaults["function_to_apply"]
+        function = str(function).lower() if function is not None else None
+        if function is not None and function not in _FUNCTIONS:
+            raise ValueError(f"function_to_apply={function!r} is not one of {', '.join(_FUNCTIONS)}")
+        for row, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"row {row} is {type(text).__name__}, expected str")
+        cut = self._defaults["truncation"] if truncation is _UNSET else truncation
+        limit = max_length or self._defaults["max_length"] or self.model_max_length
+        limit = min(int(limit), self.model_max_length)
+        logits = np.empty((len(texts), len(self.id2label)), dtype=np.float32)
+        bar = _Progress(len(texts)) if progress else None
+        for start in range(0, len(texts), _CHUNK):
+            part = texts[start : start + _CHUNK]
+            others = pairs[start : start + _CHUNK] if pairs is not None else None
+            self._chunk(part, others, start, cut, limit, batch_size or self.batch_size, logits, bar)
+        if bar is not None:
+            bar.close()
+        return _activate(logits, function)
+
+    def _chunk(
+        self,
+        texts: list[str],
+        pairs: list[str] | None,
+        base: int,
+        cut: Any,
+        limit: int,
+        batch_size: int | None,
+        logits: npt.NDArray[np.float32],
+        bar: _Progress | None,
+    ) -> None:
+        """Tokenize up to ``_CHUNK`` rows and write their logits at ``base``."""
+        first, second = texts, pairs
+        encoding = self.tokenizer(first, second, truncation=True, max_length=limit, padding=True)
+        self._count_truncated(encoding, base, cut, limit, texts, pairs)
+        lengths = np.asarray(encoding.lengths, dtype=np.int64)
+        order = np.argsort(lengths, kind="stable")
+        for index in _batches(lengths, order, self.token_budget, batch_size):
+            width = int(lengths[index].max())
+            batch: dict[str, Any] = {
+                "input_ids": np.ascontiguousarray(encoding.input_ids[index, :width], dtype=np.int32),
+                "attention_mask": (np.arange(width) < lengths[index, None]).astype(np.int32),
+            }
+            if second is not None:
+                batch["token_type_ids"] = np.ascontiguousarray(encoding.token_type_ids[index, :width], dtype=np.int32)
+            logits[base + index] = np.asarray(self.model(**batch), dtype=np.float32)
+            if bar is not None:
+                bar.update(len(index))
+
+    def _count_truncated(
+        self, encoding: Any, base: int, cut: Any, limit: int, texts: list[str], pairs: list[str] | None
+    ) -> None:
+        """Count the rows that did not fit, warn once, or refuse them."""
+        flags = np.asarray(encoding.truncated, dtype=bool)
+        count = int(flags.sum())
+        if count == 0:
+            return
+        if cut in (False, None, "do_not_truncate"):
+            row = int(np.flatnonzero(flags)[0])
+            pair = None if pairs is None else [pairs[row]]
+            whole = self.tokenizer([texts[row]], pair, truncation=False, padding=False)
+            length = int(np.asarray(whole.lengths)[0])
+            raise ValueError(
+                f"row {base + row} has {length} tokens, the model takes {limit}; truncation=True would cut it"
+            )
+        self.truncated += count
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "row %d is longer than the model's %d tokens and was truncated (counted in .truncated)",
+                base + int(np.flatnonzero(flags)[0]),
+                limit,
+            )
+
+    # -- tables -------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        texts: Any,
+        *,
+        errors: str = "column",
+        truncation: Any = _UNSET,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """Classify a column of any length.
+
+        Parameters
+        ----------
+        texts : Series, list or other iterable of str
+        errors : what a row without text (None, NaN, not a str) does.  "column" (default): its label and score
+            are missing and a column ``error`` says why; "raise": ValueError naming the first such row
+        truncation : as in the call
+        progress : show progress; None: on a terminal from 20,000 rows on
+
+        Returns
+        -------
+        pandas.DataFrame with label (str), score (float64), and error (str or None) when a row had one; the
+        index of a Series is kept, rows stay in order.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingExtraError.of("pandas", "pandas", "predict() with a DataFrame result") from error
+        if errors not in ("column", "raise"):
+            raise ValueError(f"errors={errors!r} is not one of column, raise")
+        if isinstance(texts, str):
+            raise TypeError("predict takes a column of texts; for one text call the pipeline")
+        if isinstance(texts, pandas.DataFrame):
+            raise TypeError(f"predict takes one column, e.g. df['text']; the table has {list(texts.columns)}")
+        index = texts.index if isinstance(texts, pandas.Series) else None
+        values = list(texts)
+        problems = {row: why for row, why in enumerate(map(_problem, values)) if why is not None}
+        if problems and errors == "raise":
+            row = next(iter(problems))
+            raise ValueError(f"row {row}: {problems[row]} ({len(problems)} of {len(values)} rows have no text)")
+        good = [row for row in range(len(values)) if row not in problems]
+        show = progress if progress is not None else len(values) >= 20000 and sys.stderr.isatty()
+        scores = self.scores(
+            [values[row] for row in good], truncation=truncation, batch_size=batch_size, progress=show
+        )
+        labels: list[str | None] = [None] * len(values)
+        best = np.full(len(values), math.nan)
+        for position, answer in zip(good, self._best(scores), strict=True):
+            labels[position] = answer["label"]
+            best[position] = answer["score"]
+        columns: dict[str, Any] = {"label": labels, "score": best}
+        if problems:
+            columns["error"] = [problems.get(row) for row in range(len(values))]
+        return pandas.DataFrame(columns, index=index)
+
+
+_OPTIONS = {
+    "top_k", "function_to_apply", "truncation", "max_length", "batch_size", "return_all_scores", "token_budget",
+    "padding",
+}  # fmt: skip
+
+
+def _problem(value: Any) -> str | None:
+    if isinstance(value, str):
+        return None
+    if value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ == "NAType":
+        return "no text (missing value)"
+    return f"no text ({type(value).__name__})"
+
+
+def _split_pairs(rows: list[Any]) -> tuple[list[str], list[str] | None]:
+    if not any(isinstance(row, Mapping) for row in rows):
+        return rows, None
+    texts: list[str] = []
+    pairs: list[str | None] = []
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping) or not isinstance(row.get("text"), str):
+            raise TypeError(f"row {number}: expected a dict with text (and text_pair), as the other rows")
+        texts.append(row["text"])
+        pairs.append(row.get("text_pair"))
+    given = [pair for pair in pairs if pair is not None]
+    if not given:
+        return texts, None
+    if len(given) != len(rows):
+        raise TypeError(f"row {pairs.index(None)} has no text_pair, others have one")
+    return texts, given
+
+
+def _batches(
+    lengths: npt.NDArray[np.int64], order: npt.NDArray[np.int64], budget: int, most: int | None
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Cut rows sorted by length into batches of at most ``budget`` tokens (and ``most`` rows)."""
+    start, tokens = 0, 0
+    for position, row in enumerate(order):
+        count = position - start
+        if count and (tokens + int(lengths[row]) > budget or (most is not None and count >= most)):
+            yield order[start:position]
+            start, tokens = position, 0
+        tokens += int(lengths[row])
+    if start < len(order):
+        yield order[start:]
+
+
+def _activate(logits: npt.NDArray[np.float32], function: str | None) -> npt.NDArray[np.float32]:
+    if function is None:
+        function = "sigmoid" if logits.shape[1] == 1 else "softmax"
+    if function == "none":
+        return logits
+    if function == "sigmoid":
+        return (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
+    return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+class _Progress:
+    """tqdm when installed, a plain count every two seconds otherwise."""
+
+    def __init__(self, total: int):
+        import time
+
+        self._total, self._done, self._clock, self._shown = total, 0, time.monotonic, 0.0
+        self._bar: Any = None
+        try:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, unit="row", dynamic_ncols=True)
+        except ImportError:
+            pass
+
+    def update(self, rows: int) -> None:
+        self._done += rows
+        if self._bar is not None:
+            self._bar.update(rows)
+        elif self._clock() - self._shown > 2.0:
+            self._shown = self._clock()
+            print(f"{self._done} of {self._total} rows", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
