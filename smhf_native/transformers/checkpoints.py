@@ -137,7 +137,7 @@ def checkpoint_steps(folder: str | os.PathLike[str]) -> list[tuple[int, Path]]:
     """Return (step, folder) of every ``checkpoint-N`` below ``folder``, lowest step first."""
     parent = Path(folder)
     found = []
-    for entry in os.listdir(parent):
+    for entry in os.listdir(parent) if parent.is_dir() else []:
         match = _CHECKPOINT.match(entry)
         if match is not None and os.path.isdir(parent / entry):
             found.append((int(match[1]), parent / entry))

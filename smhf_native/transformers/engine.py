@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from smhf_native.errors import ParseError
 
-__all__ = ["StepEngine", "learning_rate_factor", "load_model", "reload_model"]
+__all__ = ["StepEngine", "load_model", "logits_of", "model_folder", "reload_model"]
 
 _STATE = "optimizer.safetensors"
 
@@ -82,21 +81,6 @@ def reload_model(folder: str | os.PathLike[str]) -> Any:
     return Model.from_pretrained(str(folder))
 
 
-def learning_rate_factor(schedule: str, step: int, warmup: int, total: int) -> float:
-    """Return the factor on the base learning rate for optimizer step ``step`` (0 = the first).
-
-    Linear: k/max(1, w) while warming up, then (N - k)/max(1, N - w); cosine: half a period down to zero.
-    """
-    if schedule != "constant" and step < warmup:
-        return step / max(1, warmup)
-    if schedule in ("constant", "constant_with_warmup"):
-        return 1.0
-    if schedule == "linear":
-        return max(0.0, (total - step) / max(1, total - warmup))
-    progress = (step - warmup) / max(1, total - warmup)
-    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
-
-
 class StepEngine:
     """Forward, backward and optimizer steps of one run.
 
@@ -121,6 +105,7 @@ class StepEngine:
             total_steps=total,
             schedule=args.lr_scheduler_type.value,
             gradient_accumulation_steps=args.gradient_accumulation_steps,
+            label_smoothing=args.label_smoothing_factor,
             seed=args.seed,
             dropout=True,
         )

@@ -170,12 +170,13 @@ class BertForSequenceClassification(PreTrainedModel):
 _CLASSES = {"distilbert": DistilBertForSequenceClassification, "bert": BertForSequenceClassification}
 
 
-def cross_entropy(logits: Any, labels: Any) -> Any:
-    """Return the loss of each row in float64: log(sum(exp(z))) - z[label]."""
+def cross_entropy(logits: Any, labels: Any, smoothing: float = 0.0) -> Any:
+    """Return the loss of each row in float64: log(sum(exp(z))) - z[label], smoothed over all labels."""
     z = logits.astype(np.float64)
     top = z.max(axis=1)
     total = top + np.log(np.exp(z - top[:, None]).sum(axis=1))
-    return total - z[np.arange(len(z)), labels.astype(np.int64)]
+    picked = total - z[np.arange(len(z)), labels.astype(np.int64)]
+    return picked if not smoothing else (1.0 - smoothing) * picked + smoothing * (total - z.mean(axis=1))
 
 
 def _plain(config: PretrainedConfig) -> dict[str, Any]:
@@ -260,9 +261,8 @@ class AutoModelForSequenceClassification:
 
 def _report(native: Any, kind: str, name: str) -> None:
     """Say which weights were unused and which are new, as transformers does."""
-    report = getattr(native, "load_report", None) or {}
-    unused = sorted(report.get("unexpected", []))
-    fresh = sorted(report.get("missing", []))
+    unused = sorted(native.load_report.unexpected)
+    fresh = sorted(native.load_report.missing)
     if unused:
         logger.warning(
             "Some weights of the model checkpoint at %s were not used when initializing %s: %s",

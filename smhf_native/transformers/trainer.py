@@ -97,6 +97,7 @@ class Trainer:
             raise ValueError("give processing_class or tokenizer (its old name), not both")
         self.processing_class = processing_class if processing_class is not None else tokenizer
         set_seed(self.args.seed)
+        os.makedirs(self.args.output_dir, exist_ok=True)
         self.model_init = model_init
         if model is None:
             if model_init is None:
@@ -334,7 +335,7 @@ class Trainer:
             logits = engine.logits_of(self.model.native, batch)
             known = batch.get("labels")
             if known is not None:
-                losses.append(cross_entropy(logits, known))
+                losses.append(cross_entropy(logits, known, self.args.label_smoothing_factor))
                 labels.append(known)
             if self.preprocess_logits_for_metrics is not None:
                 logits = np.asarray(self.preprocess_logits_for_metrics(logits, known))

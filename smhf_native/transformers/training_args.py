@@ -53,7 +53,6 @@ _WITHOUT_EFFECT = frozenset(
 
 # Accepted at these values; another value would change the result and is refused.
 _ONLY_DEFAULT: dict[str, tuple[Any, ...]] = {
-    "label_smoothing_factor": (0, 0.0, None),
     "group_by_length": (False, None),
     "train_sampling_strategy": ("random", None),
     "adafactor": (False, None),
@@ -102,6 +101,7 @@ class TrainingArguments:
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
+    label_smoothing_factor: float = 0.0
     num_train_epochs: float = 3.0
     max_steps: int = -1
     lr_scheduler_type: SchedulerType = SchedulerType.LINEAR
@@ -216,7 +216,7 @@ class TrainingArguments:
             "max_grad_norm",
         ):
             self._convert(name, float)
-        for name in ("num_train_epochs", "warmup_ratio"):
+        for name in ("num_train_epochs", "warmup_ratio", "label_smoothing_factor"):
             self._convert(name, float)
         for name in (
             "per_device_train_batch_size",

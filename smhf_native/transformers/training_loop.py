@@ -238,10 +238,8 @@ class TrainingRun:
                 if part < count - 1:
                     trainer._call("on_substep_end")
             trainer._call("on_pre_optimizer_step")
-            norm, rate = engine.optimizer_step()
+            norm, rate = self._optimizer_step(engine)
             trainer._call("on_optimizer_step")
-            if not math.isfinite(norm):
-                raise self._non_finite("gradient norm", norm, rate)
             state.global_step += 1
             state.epoch = epoch + position / self.batches
             self.pending_loss += loss
@@ -256,27 +254,26 @@ class TrainingRun:
         self._log_evaluate_save(norm, rate)
 
     def _forward_backward(self, engine: StepEngine, batch: dict[str, Any], count: int) -> float:
-        loss = engine.forward_backward(batch, count)
-        if not math.isfinite(loss):
-            raise self._non_finite("loss", loss, self.current_rate())
-        return loss
+        try:
+            return engine.forward_backward(batch, count)
+        except ValueError as error:
+            raise self._explain(error) from None
 
-    def current_rate(self) -> float:
-        """Return the learning rate of the step being made."""
-        from smhf_native.transformers.engine import learning_rate_factor
+    def _optimizer_step(self, engine: StepEngine) -> tuple[float, float]:
+        try:
+            return engine.optimizer_step()
+        except ValueError as error:
+            raise self._explain(error) from None
 
-        args = self.args
-        warmup = args.get_warmup_steps(self.max_steps)
-        step = self.trainer.state.global_step
-        kind = args.lr_scheduler_type.value
-        return args.learning_rate * learning_rate_factor(kind, step, warmup, self.max_steps)
-
-    def _non_finite(self, what: str, value: float, rate: float) -> NonFiniteLossError:
-        step = self.trainer.state.global_step + (1 if what == "loss" else 0)
+    def _explain(self, error: ValueError) -> Exception:
+        """Turn the engine's refusal of a NaN loss or gradient into our class, with what can be done."""
+        text = str(error)
+        if not text.startswith(("the loss is", "the gradient norm is")):
+            return error
         folder = Path(self.args.output_dir)
         kept = checkpoints.last_checkpoint(folder) if folder.is_dir() else None
         return NonFiniteLossError(
-            f"the {what} is {value} at step {step} of {self.max_steps} (learning rate {rate:g}); training stops. "
+            f"{text}; training stops after step {self.trainer.state.global_step} of {self.max_steps}. "
             + (f"The last checkpoint is {kept}. " if kept else "There is no checkpoint. ")
             + "A lower learning rate or a warm-up usually helps"
         )
