@@ -465,7 +465,7 @@ def write_safetensors(
             file.write(struct.pack("<Q", len(text)))
             file.write(text)
             for _, array in tensors.values():
-                file.write(array.tobytes() if array.size == 0 else memoryview(array).cast("B"))
+                file.write(array.data.cast("B") if array.size else b"")
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)

@@ -70,14 +70,26 @@ def pipeline(
         raise ValueError(f"task {task!r} is not supported; supported: {', '.join(_TASKS)}")
     if model is None:
         raise ValueError("pipeline needs model=: a folder, a hub name or a model")
-    for ignored in ("framework", "torch_dtype", "dtype", "device_map", "use_fast", "trust_remote_code", "config"):
+    for ignored in (
+        "framework",
+        "torch_dtype",
+        "dtype",
+        "device_map",
+        "use_fast",
+        "trust_remote_code",
+        "config",
+    ):
         options.pop(ignored, None)
     native, config, folder = _open_model(model, revision, token, device)
     native_tokenizer, limit = _open_tokenizer(tokenizer, model, folder, config, revision, token)
-    return TextClassificationPipeline(native, native_tokenizer, config, limit, batch_size=batch_size, **options)
+    return TextClassificationPipeline(
+        native, native_tokenizer, config, limit, batch_size=batch_size, **options
+    )
 
 
-def _open_model(model: Any, revision: Any, token: Any, device: Any) -> tuple[Any, dict[str, Any], Path | None]:
+def _open_model(
+    model: Any, revision: Any, token: Any, device: Any
+) -> tuple[Any, dict[str, Any], Path | None]:
     if not isinstance(model, (str, os.PathLike)):
         native = getattr(model, "native", model)
         config = model.config if isinstance(model.config, Mapping) else model.config.to_dict()
@@ -106,7 +118,9 @@ def _open_tokenizer(
     place = folder if tokenizer is None else resolve(tokenizer, revision, needs=TOKENIZER_FILES, token=token)
     assert place is not None
     if not any((place / name).is_file() for name in TOKENIZER_FILES[0]):
-        place = resolve(model if tokenizer is None else tokenizer, revision, needs=TOKENIZER_FILES, token=token)
+        place = resolve(
+            model if tokenizer is None else tokenizer, revision, needs=TOKENIZER_FILES, token=token
+        )
     return Tokenizer.from_pretrained(str(place)), limit
 
 
@@ -280,7 +294,9 @@ class TextClassificationPipeline:
                 "attention_mask": (np.arange(width) < lengths[index, None]).astype(np.int32),
             }
             if second is not None:
-                batch["token_type_ids"] = np.ascontiguousarray(encoding.token_type_ids[index, :width], dtype=np.int32)
+                batch["token_type_ids"] = np.ascontiguousarray(
+                    encoding.token_type_ids[index, :width], dtype=np.int32
+                )
             logits[base + index] = np.asarray(self.model(**batch), dtype=np.float32)
             if bar is not None:
                 bar.update(len(index))
@@ -351,7 +367,9 @@ class TextClassificationPipeline:
         problems = {row: why for row, why in enumerate(map(_problem, values)) if why is not None}
         if problems and errors == "raise":
             row = next(iter(problems))
-            raise ValueError(f"row {row}: {problems[row]} ({len(problems)} of {len(values)} rows have no text)")
+            raise ValueError(
+                f"row {row}: {problems[row]} ({len(problems)} of {len(values)} rows have no text)"
+            )
         good = [row for row in range(len(values)) if row not in problems]
         show = progress if progress is not None else len(values) >= 20000 and sys.stderr.isatty()
         scores = self.scores(
@@ -421,9 +439,9 @@ def _activate(logits: npt.NDArray[np.float32], function: str | None) -> npt.NDAr
     if function == "none":
         return logits
     if function == "sigmoid":
-        return (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
+        return np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float32)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
-    return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 class _Progress:
@@ -452,4 +470,3 @@ class _Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-

@@ -151,16 +151,30 @@ def make_checkpoint(folder: Path, vocabulary: Path, options: argparse.Namespace,
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def launch(engine: str, work: Path, model: Path, options: argparse.Namespace, **settings: Any) -> dict[str, Any]:
+def launch(
+    engine: str, work: Path, model: Path, options: argparse.Namespace, **settings: Any
+) -> dict[str, Any]:
     """Run this file as the training script of one side in its own process; return its result."""
     result = work / "result.json"
     result.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--engine", engine, "--result", str(result), "--model", str(model)]
-    command += ["--output", str(work / "out"), "--steps", str(options.steps), "--max-length", str(options.max_length)]
+    command += [
+        "--output",
+        str(work / "out"),
+        "--steps",
+        str(options.steps),
+        "--max-length",
+        str(options.max_length),
+    ]
     command += ["--batch-size", str(options.batch_size), "--weight-decay", str(options.weight_decay)]
     for name, value in settings.items():
         command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
     environment["HF_DATASETS_CACHE"] = str(work / "cache")
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -63,18 +63,23 @@ class Values(Column):
         return len(self.array)
 
     def take(self, index: Index) -> Column:
+        """Return the rows ``index``."""
         return Values(self.array[index])
 
     def cut(self, start: int, stop: int) -> Column:
+        """Return a range of rows."""
         return Values(self.array[start:stop])
 
     def tolist(self) -> list[Any]:
-        return self.array.tolist()
+        """Return Python values, one per row."""
+        return list(self.array.tolist())
 
     def arrays(self, kind: str) -> Any:
+        """Return all rows under a format."""
         return as_tensor(self.array) if kind == "torch" else self.array.copy()
 
     def feature(self) -> Any:
+        """Return the feature of the column."""
         from smhf_native.datasets.features import Value
 
         return Value(str(self.array.dtype))
@@ -108,6 +113,7 @@ class Rows(Column):
         return self.flat[self.offsets[i] : self.offsets[i + 1]]
 
     def take(self, index: Index) -> Column:
+        """Return the rows ``index``."""
         lengths = self.lengths[index]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         starts = np.repeat(self.offsets[:-1][index] - offsets[:-1], lengths)
@@ -115,11 +121,13 @@ class Rows(Column):
         return Rows(flat, offsets, self.dtype)
 
     def cut(self, start: int, stop: int) -> Column:
+        """Return a range of rows."""
         stop = max(start, stop)
         offsets = self.offsets[start : stop + 1]
         return Rows(self.flat[offsets[0] : offsets[-1]], offsets - offsets[0], self.dtype)
 
     def tolist(self) -> list[Any]:
+        """Return Python values, one per row."""
         values = self.flat.tolist()
         bounds = self.offsets.tolist()
         return [values[bounds[i] : bounds[i + 1]] for i in range(len(self))]
@@ -132,6 +140,7 @@ class Rows(Column):
         return self.flat.reshape(len(lengths), int(lengths[0]))
 
     def arrays(self, kind: str) -> Any:
+        """Return all rows under a format."""
         wanted = np.dtype(self.dtype)
         if kind == "torch" and wanted == np.float64:
             wanted = np.dtype(np.float32)
@@ -142,6 +151,7 @@ class Rows(Column):
         return [wrap(self.row(i).astype(wanted)) for i in range(len(self))]
 
     def feature(self) -> Any:
+        """Return the feature of the column."""
         from smhf_native.datasets.features import Sequence as SequenceFeature
         from smhf_native.datasets.features import Value
 
@@ -158,16 +168,20 @@ class Objects(Column):
         return len(self.values)
 
     def take(self, index: Index) -> Column:
+        """Return the rows ``index``."""
         values = self.values
         return Objects([values[i] for i in index.tolist()])
 
     def cut(self, start: int, stop: int) -> Column:
+        """Return a range of rows."""
         return Objects(self.values[start:stop])
 
     def tolist(self) -> list[Any]:
+        """Return Python values, one per row."""
         return list(self.values)
 
     def arrays(self, kind: str) -> Any:
+        """Return all rows under a format."""
         if kind == "torch":
             return list(self.values)  # as the datasets package: texts stay Python
         if all(isinstance(value, str) for value in self.values):
@@ -177,6 +191,7 @@ class Objects(Column):
         return array
 
     def feature(self) -> Any:
+        """Return the feature of the column."""
         from smhf_native.datasets.features import infer_feature
 
         return infer_feature(self.values)

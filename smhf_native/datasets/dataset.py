@@ -17,6 +17,7 @@ from smhf_native.datasets import columns as storage
 from smhf_native.datasets.columns import Column, Objects, Rows, Values, make_column
 from smhf_native.datasets.features import ClassLabel, Features
 from smhf_native.datasets.mapping import filter_rows, map_rows
+from smhf_native.datasets.tensors import as_tensor
 from smhf_native.errors import MissingExtraError
 
 __all__ = ["Dataset", "DatasetDict", "concatenate_datasets"]
@@ -240,7 +241,7 @@ class Dataset:
             if self._kind in ("numpy", "torch") and name in shown:
                 value = cell.arrays(self._kind)[0]
                 if self._kind == "torch" and isinstance(cell, Values):
-                    value = storage.as_tensor(value)
+                    value = as_tensor(value)
                 row[name] = value
             else:
                 row[name] = cell.tolist()[0]

@@ -191,7 +191,7 @@ def _map_single(
             )
         names = [str(name) for name in output.keys()]
         before = list(pending) or list(parts)
-        if before and set(before) != set(names) or (index > 0 and not before):
+        if (before and set(before) != set(names)) or (index > 0 and not before):
             raise ValueError(
                 f"{where}: the function returned columns {sorted(names)}, before {sorted(before)}"
             )

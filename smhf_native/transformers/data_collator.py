@@ -59,6 +59,7 @@ class DefaultDataCollator:
         self.return_tensors = return_tensors
 
     def __call__(self, features: list[Any], return_tensors: str | None = None) -> dict[str, Any]:
+        """Stack the rows."""
         return default_data_collator(features)
 
 
@@ -86,6 +87,7 @@ class DataCollatorWithPadding:
         self.return_tensors = return_tensors
 
     def __call__(self, features: list[Any]) -> dict[str, Any]:
+        """Pad and stack the rows."""
         batch = dict(
             self.tokenizer.pad(
                 features,

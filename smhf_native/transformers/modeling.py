@@ -142,7 +142,7 @@ class PreTrainedModel:
         target = Path(save_directory)
         target.mkdir(parents=True, exist_ok=True)
         self.native.save_pretrained(str(target))
-        self.config.architectures = [type(self).__name__]
+        self.config.update({"architectures": [type(self).__name__]})
         self.config.save_pretrained(target)
 
     @classmethod

@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from enum import Enum
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,11 +35,8 @@ __all__ = [
 ]
 
 
-class ExplicitEnum(str, Enum):
+class ExplicitEnum(StrEnum):
     """A string enum whose failed lookup names the choices."""
-
-    def __str__(self) -> str:
-        return str(self.value)
 
     @classmethod
     def _missing_(cls, value: object) -> Any:
