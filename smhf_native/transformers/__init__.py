@@ -55,7 +55,7 @@ _MODULES = {
 
 __version__ = "4.57.0+smhf"  # scripts compare it; old spellings are accepted beside the new ones
 
-__all__ = ["__version__", *sorted([*_EXPORTS, *_SAME])]
+__all__ = ["__version__", *sorted([*_EXPORTS, *_SAME])]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

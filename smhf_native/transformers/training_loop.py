@@ -179,7 +179,6 @@ class TrainingRun:
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "seed": args.seed,
             "data_seed": args.data_seed,
-            "max_steps": self.max_steps,
         }
 
     # -- the run ------------------------------------------------------------------------------
