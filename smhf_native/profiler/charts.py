@@ -331,15 +331,16 @@ class TimelineCharts:
         x, y = table[:, 0], table[:, 1]
         unit = self._units.get((dim, event), "")
         title = f"{dim}_{event}"
-        what = f"mean of {self._counts[dim]}" if event == "total" and self._counts.get(dim, 0) > 1 else event
+        count = self._counts.get(dim, 0) if event == "total" else 1
+        mean = f"mean of {count}:" if count > 1 else "mean"
         numbers = ", ".join(
             f"{word} {format_value(float(value), unit)}"
-            for word, value in (("mean", y.mean()), ("min", y.min()), ("max", y.max()))
+            for word, value in ((mean, y.mean()), ("min", y.min()), ("max", y.max()))
         )
         svg = line_chart(
             [Line(event, x - start, y)],
             title=title,
-            subtitle=f"{what}: {numbers}",
+            subtitle=numbers,
             unit=unit,
             x_label=f"time in s since {clock(start, True)}",
             x_start=start,

@@ -25,9 +25,9 @@ from smhf_native.profiler.svg import Line, clock, format_value, heatmap, histogr
 __all__ = ["build_report", "job_report", "verdict", "write_report"]
 
 _MOST_NODES = 8  # nodes that get charts
-_CHART_POINTS = 1500
+_CHART_POINTS = 1000
 _DATA_ROWS = 30
-_HEAT_COLUMNS = 200
+_HEAT_COLUMNS = 160
 
 _DESCRIPTIONS = {
     "LossNotDecreasing": "The loss does not fall.",
@@ -554,7 +554,7 @@ def _line_figure(
         x_range=span,
         y_range=y_range,
         max_points=_CHART_POINTS // len(lines),
-        hover_columns=80,
+        hover_columns=60,
         css=False,
     )
     edges = np.linspace(*span, _DATA_ROWS + 1)

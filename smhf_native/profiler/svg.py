@@ -68,7 +68,7 @@ def _css() -> str:
         ".smhf-chart{display:block;width:100%;max-width:1100px;border-radius:6px;background:#fff;"
         "font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;"
         "font-size:12px;font-variant-numeric:tabular-nums}"
-        ".smhf-chart text{fill:#57606a}"
+        ".smhf-chart text{fill:#57606a;pointer-events:none}"
         ".smhf-chart .sc-t{fill:#1f2328;font-size:13px;font-weight:600}"
         ".smhf-chart .sc-y{paint-order:stroke;stroke:#fff;stroke-width:3px;stroke-linejoin:round}"
         ".smhf-chart .sc-s{font-size:11px}"
@@ -562,9 +562,9 @@ def _line_paths(line: Line, index: int, scale: _Scale, fill: bool, most: int) ->
 
 
 def _band_path(line: Line, index: int, scale: _Scale) -> str:
-    """Envelope: the least of ``low`` and the greatest of ``high`` in at most 500 spans."""
+    """Envelope: the least of ``low`` and the greatest of ``high`` in at most 300 spans."""
     assert line.low is not None and line.high is not None
-    groups = np.array_split(np.arange(line.x.size), min(500, line.x.size))
+    groups = np.array_split(np.arange(line.x.size), min(300, line.x.size))
     middle = np.array([line.x[g].mean() for g in groups])
     low = np.array([np.nanmin(line.low[g]) for g in groups])
     high = np.array([np.nanmax(line.high[g]) for g in groups])
