@@ -4,8 +4,7 @@
 #include "py_trace.h"
 
 typedef struct event_writer_object {
-    PyObject_HEAD
-    smhf_event_writer *writer;
+    PyObject_HEAD smhf_event_writer *writer;
 } event_writer_object;
 
 static PyObject *event_writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -16,10 +15,9 @@ static PyObject *event_writer_new(PyTypeObject *type, PyObject *args, PyObject *
     smhf_event_writer *writer = NULL;
     PyObject *folder = NULL;
     long long bytes = (long long)options.max_bytes, seconds = options.max_seconds;
-    if (module == NULL ||
-        !PyArg_ParseTupleAndKeywords(args, kwargs, "O&|ssLL:EventWriter", names,
-                                     PyUnicode_FSConverter, &folder, &options.node,
-                                     &options.suffix, &bytes, &seconds)) {
+    if (module == NULL || !PyArg_ParseTupleAndKeywords(
+                              args, kwargs, "O&|ssLL:EventWriter", names, PyUnicode_FSConverter,
+                              &folder, &options.node, &options.suffix, &bytes, &seconds)) {
         return NULL;
     }
     options.folder = PyBytes_AS_STRING(folder);
@@ -46,11 +44,10 @@ static void event_writer_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     smhf_event_writer *writer = ((event_writer_object *)self)->writer;
 
-    Py_BEGIN_ALLOW_THREADS
-    smhf_event_writer_free(writer);
+    Py_BEGIN_ALLOW_THREADS smhf_event_writer_free(writer);
     Py_END_ALLOW_THREADS
 
-    PyObject_Free(self);
+        PyObject_Free(self);
     Py_DECREF(type);
 }
 
@@ -65,19 +62,17 @@ static PyObject *event_writer_span(PyObject *self, PyObject *args) {
         return NULL;
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_event_writer_span(((event_writer_object *)self)->writer, name, phase, start, end,
-                                    json, &err);
+    Py_BEGIN_ALLOW_THREADS status = smhf_event_writer_span(((event_writer_object *)self)->writer,
+                                                           name, phase, start, end, json, &err);
     Py_END_ALLOW_THREADS
 
-    if (status != SMHF_OK) {
+        if (status != SMHF_OK) {
         return smhf_py_raise(&state->errors, &err);
     }
     Py_RETURN_NONE;
 }
 
-static PyObject *run_plain(PyObject *self,
-                           smhf_status (*call)(smhf_event_writer *, smhf_error *)) {
+static PyObject *run_plain(PyObject *self, smhf_status (*call)(smhf_event_writer *, smhf_error *)) {
     trace_state *state = trace_state_of(self);
     smhf_error err = SMHF_ERROR_INIT;
     smhf_status status;
@@ -85,11 +80,10 @@ static PyObject *run_plain(PyObject *self,
         return NULL;
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    status = call(((event_writer_object *)self)->writer, &err);
+    Py_BEGIN_ALLOW_THREADS status = call(((event_writer_object *)self)->writer, &err);
     Py_END_ALLOW_THREADS
 
-    if (status != SMHF_OK) {
+        if (status != SMHF_OK) {
         return smhf_py_raise(&state->errors, &err);
     }
     Py_RETURN_NONE;

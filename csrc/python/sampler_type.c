@@ -4,13 +4,12 @@
 #include "py_trace.h"
 
 typedef struct sampler_object {
-    PyObject_HEAD
-    smhf_sampler *sampler;
+    PyObject_HEAD smhf_sampler *sampler;
 } sampler_object;
 
 static PyObject *sampler_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"folder", "interval_ms", "node_id", "proc_folder", "sys_folder",
-                            "nvml_path", NULL};
+    static char *names[] = {"folder",     "interval_ms", "node_id", "proc_folder",
+                            "sys_folder", "nvml_path",   NULL};
     PyObject *module = PyType_GetModuleByDef(type, &trace_module);
     smhf_sampler_options options = SMHF_SAMPLER_DEFAULTS;
     smhf_error err = SMHF_ERROR_INIT;
@@ -19,20 +18,18 @@ static PyObject *sampler_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     long long interval = options.interval_ms;
     smhf_status status;
     if (module == NULL ||
-        !PyArg_ParseTupleAndKeywords(args, kwargs, "O&|Lssss:Sampler", names,
-                                     PyUnicode_FSConverter, &folder, &interval, &options.node,
-                                     &options.proc_folder, &options.sys_folder,
-                                     &options.nvml_path)) {
+        !PyArg_ParseTupleAndKeywords(args, kwargs, "O&|Lssss:Sampler", names, PyUnicode_FSConverter,
+                                     &folder, &interval, &options.node, &options.proc_folder,
+                                     &options.sys_folder, &options.nvml_path)) {
         return NULL;
     }
     options.folder = PyBytes_AS_STRING(folder);
     options.interval_ms = interval;
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_sampler_start(&options, &sampler, &err);
+    Py_BEGIN_ALLOW_THREADS status = smhf_sampler_start(&options, &sampler, &err);
     Py_END_ALLOW_THREADS
 
-    Py_DECREF(folder);
+        Py_DECREF(folder);
     if (status != SMHF_OK) {
         trace_state *state = PyModule_GetState(module);
         return smhf_py_raise(&state->errors, &err);
@@ -50,11 +47,10 @@ static void sampler_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     smhf_sampler *sampler = ((sampler_object *)self)->sampler;
 
-    Py_BEGIN_ALLOW_THREADS
-    smhf_sampler_free(sampler);
+    Py_BEGIN_ALLOW_THREADS smhf_sampler_free(sampler);
     Py_END_ALLOW_THREADS
 
-    PyObject_Free(self);
+        PyObject_Free(self);
     Py_DECREF(type);
 }
 
@@ -66,11 +62,10 @@ static PyObject *sampler_stop(PyObject *self, PyObject *Py_UNUSED(args)) {
         return NULL;
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_sampler_stop(((sampler_object *)self)->sampler, &err);
+    Py_BEGIN_ALLOW_THREADS status = smhf_sampler_stop(((sampler_object *)self)->sampler, &err);
     Py_END_ALLOW_THREADS
 
-    if (status != SMHF_OK) {
+        if (status != SMHF_OK) {
         return smhf_py_raise(&state->errors, &err);
     }
     Py_RETURN_NONE;
@@ -86,20 +81,16 @@ static PyObject *text_or_none(const char *text) {
 static PyObject *sampler_stats(PyObject *self, PyObject *Py_UNUSED(args)) {
     smhf_sampler_stats stats;
 
-    Py_BEGIN_ALLOW_THREADS
-    smhf_sampler_stats_get(((sampler_object *)self)->sampler, &stats);
+    Py_BEGIN_ALLOW_THREADS smhf_sampler_stats_get(((sampler_object *)self)->sampler, &stats);
     Py_END_ALLOW_THREADS
 
-    return Py_BuildValue("{sKsKsKsKsKsLsisNsN}",
-                         "ticks", (unsigned long long)stats.ticks,
-                         "rows", (unsigned long long)stats.rows,
-                         "bytes", (unsigned long long)stats.bytes,
-                         "late_ticks", (unsigned long long)stats.late_ticks,
-                         "write_errors", (unsigned long long)stats.write_errors,
-                         "cpu_ns", (long long)stats.cpu_ns,
-                         "gpus", stats.gpus,
-                         "no_gpu_reason", text_or_none(stats.no_gpu_reason),
-                         "last_error", text_or_none(stats.last_error));
+        return Py_BuildValue(
+            "{sKsKsKsKsKsLsisNsN}", "ticks", (unsigned long long)stats.ticks, "rows",
+            (unsigned long long)stats.rows, "bytes", (unsigned long long)stats.bytes, "late_ticks",
+            (unsigned long long)stats.late_ticks, "write_errors",
+            (unsigned long long)stats.write_errors, "cpu_ns", (long long)stats.cpu_ns, "gpus",
+            stats.gpus, "no_gpu_reason", text_or_none(stats.no_gpu_reason), "last_error",
+            text_or_none(stats.last_error));
 }
 
 static PyMethodDef sampler_methods[] = {

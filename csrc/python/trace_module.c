@@ -26,15 +26,22 @@ static int trace_exec(PyObject *module) {
         const char *name;
         long value;
     } constants[] = {
-        {"HAS_TS", SMHF_TRACE_HAS_TS},     {"HAS_DUR", SMHF_TRACE_HAS_DUR},
-        {"HAS_PID", SMHF_TRACE_HAS_PID},   {"HAS_TID", SMHF_TRACE_HAS_TID},
-        {"HAS_ID", SMHF_TRACE_HAS_ID},     {"HAS_NAME", SMHF_TRACE_HAS_NAME},
-        {"HAS_ARGS", SMHF_TRACE_HAS_ARGS}, {"PID_CODE", SMHF_TRACE_PID_CODE},
-        {"TID_CODE", SMHF_TRACE_TID_CODE}, {"ID_CODE", SMHF_TRACE_ID_CODE},
-        {"PID_TEXT", SMHF_TRACE_PID_TEXT}, {"TID_TEXT", SMHF_TRACE_TID_TEXT},
+        {"HAS_TS", SMHF_TRACE_HAS_TS},
+        {"HAS_DUR", SMHF_TRACE_HAS_DUR},
+        {"HAS_PID", SMHF_TRACE_HAS_PID},
+        {"HAS_TID", SMHF_TRACE_HAS_TID},
+        {"HAS_ID", SMHF_TRACE_HAS_ID},
+        {"HAS_NAME", SMHF_TRACE_HAS_NAME},
+        {"HAS_ARGS", SMHF_TRACE_HAS_ARGS},
+        {"PID_CODE", SMHF_TRACE_PID_CODE},
+        {"TID_CODE", SMHF_TRACE_TID_CODE},
+        {"ID_CODE", SMHF_TRACE_ID_CODE},
+        {"PID_TEXT", SMHF_TRACE_PID_TEXT},
+        {"TID_TEXT", SMHF_TRACE_TID_TEXT},
         {"BIND_ENCLOSING", SMHF_TRACE_BIND_ENCLOSING},
         {"OUT_OF_RANGE", SMHF_TRACE_OUT_OF_RANGE},
-        {"SYSTEM", SMHF_TRACE_SYSTEM},     {"FRAMEWORK", SMHF_TRACE_FRAMEWORK},
+        {"SYSTEM", SMHF_TRACE_SYSTEM},
+        {"FRAMEWORK", SMHF_TRACE_FRAMEWORK},
     };
     for (size_t i = 0; i < sizeof constants / sizeof constants[0]; i++) {
         if (PyModule_AddIntConstant(module, constants[i].name, constants[i].value) < 0) {
@@ -79,9 +86,7 @@ static PyMethodDef functions[] = {
 
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, (void *)trace_exec},
-    SMHF_PY_OWN_GIL
-    SMHF_PY_MOD_GIL_NOT_USED
-    {0, NULL},
+    SMHF_PY_OWN_GIL SMHF_PY_MOD_GIL_NOT_USED{0, NULL},
 };
 
 struct PyModuleDef trace_module = {

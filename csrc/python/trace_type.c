@@ -5,11 +5,11 @@
 
 #include "common/mem.h"
 
-/* --- Column --------------------------------------------------------------------------------------- */
+/* --- Column
+ * --------------------------------------------------------------------------------------- */
 
 typedef struct column_object {
-    PyObject_HEAD
-    PyObject *owner; /* keeps data alive; NULL: data is ours */
+    PyObject_HEAD PyObject *owner; /* keeps data alive; NULL: data is ours */
     void *data;
     Py_ssize_t count, size;
     char format[2];
@@ -84,11 +84,11 @@ PyType_Spec trace_column_spec = {
     .slots = column_slots,
 };
 
-/* --- Trace ---------------------------------------------------------------------------------------- */
+/* --- Trace
+ * ---------------------------------------------------------------------------------------- */
 
 typedef struct trace_object {
-    PyObject_HEAD
-    smhf_trace *trace;
+    PyObject_HEAD smhf_trace *trace;
 } trace_object;
 
 static const smhf_trace *trace_of(PyObject *self) {
@@ -140,11 +140,11 @@ static PyObject *trace_open(PyObject *klass, PyObject *args) {
         }
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_trace_open(names, (size_t)count, &options, &trace, &err);
+    Py_BEGIN_ALLOW_THREADS status = smhf_trace_open(names, (size_t)count, &options, &trace, &err);
     Py_END_ALLOW_THREADS
 
-    result = (status == SMHF_OK) ? wrap_trace(state, trace) : smhf_py_raise(&state->errors, &err);
+        result =
+            (status == SMHF_OK) ? wrap_trace(state, trace) : smhf_py_raise(&state->errors, &err);
 
 done:
     PyMem_Free(names);
@@ -159,17 +159,16 @@ static PyObject *trace_open_memory(PyObject *klass, PyObject *args) {
     smhf_trace *trace = NULL;
     smhf_error err = SMHF_ERROR_INIT;
     smhf_status status;
-    if (state == NULL || !PyArg_ParseTuple(args, "y*spp:open_memory", &text, &name,
-                                           &options.strict, &options.keep_args)) {
+    if (state == NULL || !PyArg_ParseTuple(args, "y*spp:open_memory", &text, &name, &options.strict,
+                                           &options.keep_args)) {
         return NULL;
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_trace_open_memory((smhf_bytes_view){text.buf, (size_t)text.len}, name, &options,
-                                    &trace, &err);
+    Py_BEGIN_ALLOW_THREADS status = smhf_trace_open_memory(
+        (smhf_bytes_view){text.buf, (size_t)text.len}, name, &options, &trace, &err);
     Py_END_ALLOW_THREADS
 
-    PyBuffer_Release(&text);
+        PyBuffer_Release(&text);
     return (status == SMHF_OK) ? wrap_trace(state, trace) : smhf_py_raise(&state->errors, &err);
 }
 
@@ -216,12 +215,11 @@ static PyObject *trace_files(PyObject *self, PyObject *Py_UNUSED(args)) {
     PyObject *result = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; result != NULL && i < count; i++) {
         const smhf_trace_file *file = smhf_trace_file_get(trace_of(self), i);
-        PyObject *item =
-            Py_BuildValue("(NOLKKKKK)", PyUnicode_DecodeFSDefault(file->path),
-                          file->gzip ? Py_True : Py_False, (long long)file->base_ns,
-                          (unsigned long long)file->bytes, (unsigned long long)file->first_event,
-                          (unsigned long long)file->event_count,
-                          (unsigned long long)file->first_row, (unsigned long long)file->row_count);
+        PyObject *item = Py_BuildValue(
+            "(NOLKKKKK)", PyUnicode_DecodeFSDefault(file->path), file->gzip ? Py_True : Py_False,
+            (long long)file->base_ns, (unsigned long long)file->bytes,
+            (unsigned long long)file->first_event, (unsigned long long)file->event_count,
+            (unsigned long long)file->first_row, (unsigned long long)file->row_count);
         if (item == NULL) {
             Py_CLEAR(result);
         } else {
@@ -236,11 +234,10 @@ static PyObject *trace_faults(PyObject *self, PyObject *Py_UNUSED(args)) {
     PyObject *result = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; result != NULL && i < count; i++) {
         const smhf_trace_fault *fault = smhf_trace_fault_get(trace_of(self), i);
-        PyObject *item =
-            Py_BuildValue("(KKKION)", (unsigned long long)fault->offset,
-                          (unsigned long long)fault->line, (unsigned long long)fault->length,
-                          (unsigned)fault->file, fault->lost ? Py_True : Py_False,
-                          text_object(smhf_bytes_from_string(fault->reason)));
+        PyObject *item = Py_BuildValue(
+            "(KKKION)", (unsigned long long)fault->offset, (unsigned long long)fault->line,
+            (unsigned long long)fault->length, (unsigned)fault->file,
+            fault->lost ? Py_True : Py_False, text_object(smhf_bytes_from_string(fault->reason)));
         if (item == NULL) {
             Py_CLEAR(result);
         } else {
@@ -294,11 +291,10 @@ static PyObject *trace_args_int64(PyObject *self, PyObject *args) {
         return PyErr_NoMemory();
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    smhf_trace_args_int64(trace_of(self), key, missing, out);
+    Py_BEGIN_ALLOW_THREADS smhf_trace_args_int64(trace_of(self), key, missing, out);
     Py_END_ALLOW_THREADS
 
-    return trace_column_new(state, NULL, out, count, 'q', sizeof *out);
+        return trace_column_new(state, NULL, out, count, 'q', sizeof *out);
 }
 
 static PyObject *trace_select(PyObject *self, PyObject *args) {
@@ -319,14 +315,14 @@ static PyObject *trace_select(PyObject *self, PyObject *args) {
     filter.end_ns = end;
     filter.ph = (char)(ph < 128 ? ph : 1);
 
-    Py_BEGIN_ALLOW_THREADS
-    status = (table == 0)
-                 ? smhf_trace_select_events(trace_of(self), &filter, &rows, &count, &err)
-                 : smhf_trace_select_rows(trace_of(self), &filter, &rows, &count, &err);
+    Py_BEGIN_ALLOW_THREADS status =
+        (table == 0) ? smhf_trace_select_events(trace_of(self), &filter, &rows, &count, &err)
+                     : smhf_trace_select_rows(trace_of(self), &filter, &rows, &count, &err);
     Py_END_ALLOW_THREADS
 
-    return (status == SMHF_OK) ? trace_column_new(state, NULL, rows, count, 'Q', sizeof *rows)
-                               : smhf_py_raise(&state->errors, &err);
+        return (status == SMHF_OK)
+        ? trace_column_new(state, NULL, rows, count, 'Q', sizeof *rows)
+        : smhf_py_raise(&state->errors, &err);
 }
 
 /* (ts, value); takes over both arrays of the series. */
@@ -355,12 +351,14 @@ static PyObject *trace_series(PyObject *self, PyObject *args) {
     filter.start_ns = start;
     filter.end_ns = end;
 
-    Py_BEGIN_ALLOW_THREADS
-    status = total ? smhf_trace_series_total(trace_of(self), &filter, window, &series, &err)
-                   : smhf_trace_series_get(trace_of(self), &filter, &series, &err);
+    Py_BEGIN_ALLOW_THREADS status =
+        total ? smhf_trace_series_total(trace_of(self), &filter, window, &series, &err)
+              : smhf_trace_series_get(trace_of(self), &filter, &series, &err);
     Py_END_ALLOW_THREADS
 
-    return (status == SMHF_OK) ? wrap_series(state, &series) : smhf_py_raise(&state->errors, &err);
+        return (status == SMHF_OK)
+        ? wrap_series(state, &series)
+        : smhf_py_raise(&state->errors, &err);
 }
 
 static PyObject *trace_spans(PyObject *self, PyObject *Py_UNUSED(args)) {
@@ -372,20 +370,18 @@ static PyObject *trace_spans(PyObject *self, PyObject *Py_UNUSED(args)) {
         return NULL;
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_trace_spans_get(trace_of(self), &spans, &err);
+    Py_BEGIN_ALLOW_THREADS status = smhf_trace_spans_get(trace_of(self), &spans, &err);
     Py_END_ALLOW_THREADS
 
-    if (status != SMHF_OK) {
+        if (status != SMHF_OK) {
         return smhf_py_raise(&state->errors, &err);
     }
-    return Py_BuildValue("(NNNNKK)",
-                         trace_column_new(state, NULL, spans.event, spans.count, 'Q', 8),
-                         trace_column_new(state, NULL, spans.end, spans.count, 'Q', 8),
-                         trace_column_new(state, NULL, spans.ts, spans.count, 'q', 8),
-                         trace_column_new(state, NULL, spans.dur, spans.count, 'q', 8),
-                         (unsigned long long)spans.unmatched_begins,
-                         (unsigned long long)spans.unmatched_ends);
+    return Py_BuildValue(
+        "(NNNNKK)", trace_column_new(state, NULL, spans.event, spans.count, 'Q', 8),
+        trace_column_new(state, NULL, spans.end, spans.count, 'Q', 8),
+        trace_column_new(state, NULL, spans.ts, spans.count, 'q', 8),
+        trace_column_new(state, NULL, spans.dur, spans.count, 'q', 8),
+        (unsigned long long)spans.unmatched_begins, (unsigned long long)spans.unmatched_ends);
 }
 
 static PyObject *trace_get_kind(PyObject *self, void *Py_UNUSED(closure)) {
@@ -445,7 +441,8 @@ PyType_Spec trace_type_spec = {
     .slots = trace_slots,
 };
 
-/* --- Functions of the module ------------------------------------------------------------------------ */
+/* --- Functions of the module
+ * ------------------------------------------------------------------------ */
 
 PyObject *trace_decimate(PyObject *module, PyObject *args) {
     trace_state *state = PyModule_GetState(module);
@@ -470,12 +467,12 @@ PyObject *trace_decimate(PyObject *module, PyObject *args) {
         goto done;
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_trace_decimate(ts.data, value.data, (size_t)ts.shape[0], (size_t)buckets, &series,
-                                 &err);
+    Py_BEGIN_ALLOW_THREADS status = smhf_trace_decimate(ts.data, value.data, (size_t)ts.shape[0],
+                                                        (size_t)buckets, &series, &err);
     Py_END_ALLOW_THREADS
 
-    result = (status == SMHF_OK) ? wrap_series(state, &series) : smhf_py_raise(&state->errors, &err);
+        result =
+            (status == SMHF_OK) ? wrap_series(state, &series) : smhf_py_raise(&state->errors, &err);
 
 done:
     smhf_py_view_release(&ts);
@@ -503,15 +500,15 @@ PyObject *trace_percentiles(PyObject *module, PyObject *args) {
         goto done;
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_trace_percentiles(value.data, (size_t)value.shape[0], q.data, (size_t)q.shape[0],
-                                    out, &err);
+    Py_BEGIN_ALLOW_THREADS status = smhf_trace_percentiles(value.data, (size_t)value.shape[0],
+                                                           q.data, (size_t)q.shape[0], out, &err);
     Py_END_ALLOW_THREADS
 
-    if (status == SMHF_OK) {
+        if (status == SMHF_OK) {
         result = trace_column_new(state, NULL, out, (size_t)q.shape[0], 'd', sizeof *out);
         out = NULL;
-    } else {
+    }
+    else {
         smhf_py_raise(&state->errors, &err);
     }
 
@@ -530,8 +527,8 @@ PyObject *trace_parse_time(PyObject *Py_UNUSED(module), PyObject *args) {
     if (!PyArg_ParseTuple(args, "s#i:parse_time", &text, &size, &digits)) {
         return NULL;
     }
-    int status =
-        smhf_trace_parse_time((smhf_bytes_view){(const uint8_t *)text, (size_t)size}, digits, &value);
+    int status = smhf_trace_parse_time((smhf_bytes_view){(const uint8_t *)text, (size_t)size},
+                                       digits, &value);
     if (status == -2) {
         PyErr_Format(PyExc_OverflowError, "%.100s: does not fit 64 bits at 10^-%d", text, digits);
         return NULL;

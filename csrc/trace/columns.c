@@ -18,8 +18,10 @@ typedef struct column_spec {
     uint8_t size;
 } column_spec;
 
-#define EVENT_COLUMN(field, letter, bytes) {#field, offsetof(smhf_trace_events, field), letter, bytes}
-#define ROW_COLUMN(field, letter, bytes) {#field, offsetof(smhf_trace_rows, field), letter, bytes}
+#define EVENT_COLUMN(field, letter, bytes)                                                         \
+    { #field, offsetof(smhf_trace_events, field), letter, bytes }
+#define ROW_COLUMN(field, letter, bytes)                                                           \
+    { #field, offsetof(smhf_trace_rows, field), letter, bytes }
 
 static const column_spec EVENT_COLUMNS[] = {
     EVENT_COLUMN(ph, 'B', 1),          EVENT_COLUMN(flags, 'H', 2),
@@ -30,8 +32,8 @@ static const column_spec EVENT_COLUMNS[] = {
     EVENT_COLUMN(args_length, 'I', 4), EVENT_COLUMN(file, 'I', 4),
 };
 static const column_spec ROW_COLUMNS[] = {
-    ROW_COLUMN(type, 'I', 4),  ROW_COLUMN(name, 'I', 4), ROW_COLUMN(dimension, 'I', 4),
-    ROW_COLUMN(node, 'I', 4),  ROW_COLUMN(value, 'd', 8), ROW_COLUMN(ts, 'q', 8),
+    ROW_COLUMN(type, 'I', 4),      ROW_COLUMN(name, 'I', 4),  ROW_COLUMN(dimension, 'I', 4),
+    ROW_COLUMN(node, 'I', 4),      ROW_COLUMN(value, 'd', 8), ROW_COLUMN(ts, 'q', 8),
     ROW_COLUMN(iteration, 'q', 8), ROW_COLUMN(file, 'I', 4),
 };
 
@@ -155,7 +157,7 @@ void smhf_trace_free(smhf_trace *trace) {
     smhf_free(trace);
 }
 
-/* --- Dictionary -------------------------------------------------------------------------------- */
+/* --- Dictionary ------------------------------------------------------------------------------- */
 
 /* Multiply-and-fold over eight bytes at a time; only its spread matters, it is never stored. */
 static uint32_t hash_text(const uint8_t *data, size_t size) {
@@ -289,7 +291,7 @@ int smhf_trace_name_find(const smhf_trace *trace, smhf_bytes_view text, uint32_t
     return 1;
 }
 
-/* --- Files and faults -------------------------------------------------------------------------- */
+/* --- Files and faults ------------------------------------------------------------------------- */
 
 smhf_status smhf_trace_add_file(smhf_trace *trace, const char *path, uint32_t *index,
                                 smhf_error *err) {

@@ -1,9 +1,9 @@
 /* event_writer.c: framework events in smdebug's file layout; see trace.h.
  *
  * A file grows as `[`, then one `object,` a line, under a temporary name in framework/; closing
- * turns the last comma into `]` and gives the file its final name, which carries the end of its last
- * event. A file that was never closed is thus a whole array but for its tail, and any reader that
- * takes Chrome traces takes it.
+ * turns the last comma into `]` and gives the file its final name, which carries the end of its
+ * last event. A file that was never closed is thus a whole array but for its tail, and any reader
+ * that takes Chrome traces takes it.
  */
 #include "trace/sampler_internal.h"
 
@@ -45,15 +45,15 @@ struct smhf_event_writer {
     trace_names phases; /* code = pid of the phase in this file; code 0 is the metadata */
 };
 
-/* --- Files --------------------------------------------------------------------------------------------- */
+/* --- Files
+ * --------------------------------------------------------------------------------------------- */
 
 static smhf_status flush_locked(smhf_event_writer *w, smhf_error *err) {
     if (w->fd < 0 || w->text.size == 0) {
         return SMHF_OK;
     }
     off_t before = lseek(w->fd, 0, SEEK_END);
-    smhf_status status =
-        smhf_trace_write_all(w->fd, w->text.data, w->text.size, w->temporary, err);
+    smhf_status status = smhf_trace_write_all(w->fd, w->text.data, w->text.size, w->temporary, err);
     if (status != SMHF_OK && before >= 0 && ftruncate(w->fd, before) != 0) {
         smhf_error_prefix(err, "a partial line was left behind");
     }
@@ -99,13 +99,13 @@ static smhf_status begin_file(smhf_event_writer *w, int64_t start_ns, int64_t en
     w->hour = end_ns / NS_PER_HOUR;
     w->last_end_ns = end_ns;
     smhf_buffer_clear(&w->text);
-    SMHF_TRY(smhf_buffer_append_format(
-        &w->text, err,
-        "[\n{\"name\": \"process_name\", \"ph\": \"M\", \"pid\": 0, "
-        "\"args\": {\"start_time_since_epoch_in_micros\": %lld}},\n"
-        "{\"name\": \"process_sort_index\", \"ph\": \"M\", \"pid\": 0, "
-        "\"args\": {\"sort_index\": 0}},\n",
-        (long long)w->base_us));
+    SMHF_TRY(
+        smhf_buffer_append_format(&w->text, err,
+                                  "[\n{\"name\": \"process_name\", \"ph\": \"M\", \"pid\": 0, "
+                                  "\"args\": {\"start_time_since_epoch_in_micros\": %lld}},\n"
+                                  "{\"name\": \"process_sort_index\", \"ph\": \"M\", \"pid\": 0, "
+                                  "\"args\": {\"sort_index\": 0}},\n",
+                                  (long long)w->base_us));
     w->bytes = w->text.size;
     return create_temporary(w, err);
 }
@@ -147,8 +147,8 @@ static smhf_status finish_file(smhf_event_writer *w, smhf_error *err) {
     if (status == SMHF_OK) {
         off_t size = lseek(w->fd, 0, SEEK_END);
         if (size < 2 || ftruncate(w->fd, size - 2) != 0) { /* the last ",\n" */
-            status = smhf_fail(err, SMHF_E_IO, "%s: cannot shorten: %s", w->temporary,
-                               strerror(errno));
+            status =
+                smhf_fail(err, SMHF_E_IO, "%s: cannot shorten: %s", w->temporary, strerror(errno));
         }
     }
     if (status == SMHF_OK) {
@@ -162,7 +162,8 @@ static smhf_status finish_file(smhf_event_writer *w, smhf_error *err) {
     return status;
 }
 
-/* --- Lines --------------------------------------------------------------------------------------------- */
+/* --- Lines
+ * --------------------------------------------------------------------------------------------- */
 
 static smhf_status append_string(smhf_event_writer *w, const char *text, smhf_error *err) {
     smhf_json_writer json;
@@ -228,7 +229,8 @@ static smhf_status append_span(smhf_event_writer *w, const char *name, const cha
     return smhf_buffer_append_string(&w->text, "},\n", err);
 }
 
-/* --- Writer -------------------------------------------------------------------------------------------- */
+/* --- Writer
+ * -------------------------------------------------------------------------------------------- */
 
 static void discard(smhf_event_writer *w) {
     smhf_buffer_deinit(&w->text);

@@ -138,8 +138,9 @@ static smhf_status walk_part(const char *folder, const char *part, name_test wan
 
 smhf_status smhf_trace_walk(const char *folder, int parts, trace_paths *out, smhf_error *err) {
     int layout = 0;
-    SMHF_TRY(walk_part(folder, "framework", (parts & SMHF_TRACE_FRAMEWORK) ? is_framework_file : NULL,
-                       &layout, out, err));
+    SMHF_TRY(walk_part(folder, "framework",
+                       (parts & SMHF_TRACE_FRAMEWORK) ? is_framework_file : NULL, &layout, out,
+                       err));
     SMHF_TRY(walk_part(folder, "system", (parts & SMHF_TRACE_SYSTEM) ? is_system_file : NULL,
                        &layout, out, err));
     if (!layout) {

@@ -20,7 +20,8 @@
 #define MAX_INTERFACES 256
 #define SECTOR 512.0 /* bytes; the unit of /proc/diskstats whatever the disk */
 
-/* --- Files ----------------------------------------------------------------------------------------- */
+/* --- Files
+ * ----------------------------------------------------------------------------------------- */
 
 static smhf_status file_open(proc_file *file, const char *folder, const char *name, int needed,
                              smhf_error *err) {
@@ -72,7 +73,8 @@ static smhf_status file_read(proc_file *file, smhf_error *err) {
     return SMHF_OK;
 }
 
-/* --- Parsing --------------------------------------------------------------------------------------- */
+/* --- Parsing
+ * --------------------------------------------------------------------------------------- */
 
 /* Next unsigned number on this line; 0 when there is none. Moves *at. */
 static int next_number(const char **at, uint64_t *out) {
@@ -156,7 +158,8 @@ static smhf_status parse_stat(proc_machine *machine, smhf_error *err) {
         }
     }
     for (size_t i = 0; i < machine->core_count; i++) {
-        machine->cores[i].known &= machine->cores[i].seen; /* offline: starts anew when it is back */
+        machine->cores[i].known &=
+            machine->cores[i].seen; /* offline: starts anew when it is back */
     }
     return SMHF_OK;
 }
@@ -234,9 +237,10 @@ static void parse_diskstats(proc_machine *machine, double seconds) {
         machine->iops = (operations > machine->disk_operations)
                             ? (double)(operations - machine->disk_operations) / seconds
                             : 0.0;
-        machine->read_bytes = (sectors_read > machine->sectors_read)
-                                  ? (double)(sectors_read - machine->sectors_read) * SECTOR / seconds
-                                  : 0.0;
+        machine->read_bytes =
+            (sectors_read > machine->sectors_read)
+                ? (double)(sectors_read - machine->sectors_read) * SECTOR / seconds
+                : 0.0;
         machine->written_bytes =
             (sectors_written > machine->sectors_written)
                 ? (double)(sectors_written - machine->sectors_written) * SECTOR / seconds
@@ -305,7 +309,8 @@ static void parse_netdev(proc_machine *machine, double seconds) {
     }
 }
 
-/* --- Machine --------------------------------------------------------------------------------------- */
+/* --- Machine
+ * --------------------------------------------------------------------------------------- */
 
 smhf_status smhf_proc_open(proc_machine *machine, const char *proc_folder, const char *sys_folder,
                            smhf_error *err) {

@@ -9,7 +9,7 @@
 
 #define DEFAULT_TICK_NS INT64_C(20000000)
 
-/* --- Args ---------------------------------------------------------------------------------------- */
+/* --- Args ------------------------------------------------------------------------------------- */
 
 smhf_bytes_view smhf_trace_args(const smhf_trace *trace, size_t event) {
     SMHF_ASSERT(event < trace->events.count);
@@ -38,7 +38,7 @@ void smhf_trace_args_int64(const smhf_trace *trace, const char *key, int64_t mis
     }
 }
 
-/* --- Filters ------------------------------------------------------------------------------------- */
+/* --- Filters ---------------------------------------------------------------------------------- */
 
 /* A text of the filter as a code. *matters 0: any; returns 0 when the text occurs nowhere. */
 static int wanted_code(const smhf_trace *trace, const char *text, int *matters, uint32_t *code) {
@@ -146,7 +146,7 @@ smhf_status smhf_trace_select_events(const smhf_trace *trace, const smhf_trace_f
     return SMHF_OK;
 }
 
-/* --- Series -------------------------------------------------------------------------------------- */
+/* --- Series ----------------------------------------------------------------------------------- */
 
 typedef struct point {
     int64_t ts;
@@ -282,7 +282,8 @@ done:
     return status;
 }
 
-/* --- Decimation and percentiles --------------------------------------------------------------------- */
+/* --- Decimation and percentiles
+ * --------------------------------------------------------------------- */
 
 smhf_status smhf_trace_decimate(const int64_t *ts, const double *value, size_t count,
                                 size_t buckets, smhf_trace_series *out, smhf_error *err) {
@@ -361,7 +362,8 @@ smhf_status smhf_trace_percentiles(const double *value, size_t count, const doub
     return SMHF_OK;
 }
 
-/* --- Spans ------------------------------------------------------------------------------------------- */
+/* --- Spans
+ * ------------------------------------------------------------------------------------------- */
 
 #define MAX_OPEN_WALK 512
 

@@ -30,8 +30,8 @@ struct smhf_sampler {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    int stopping;            /* under lock */
-    int stopped;             /* under lock: stop has been called */
+    int stopping;             /* under lock */
+    int stopped;              /* under lock: stop has been called */
     smhf_sampler_stats stats; /* under lock */
     /* below: the thread's alone while it runs */
     proc_machine machine;
@@ -43,7 +43,8 @@ struct smhf_sampler {
     char path[4096];
 };
 
-/* --- Small things ------------------------------------------------------------------------------------ */
+/* --- Small things
+ * ------------------------------------------------------------------------------------ */
 
 int64_t smhf_trace_clock_ns(int clock) {
     struct timespec now;
@@ -61,7 +62,8 @@ void smhf_trace_hour(int64_t epoch_ns, char out[11]) {
 int smhf_trace_node_is_plain(const char *node) {
     size_t size = strlen(node);
     return size >= 1 && size <= 63 &&
-           strspn(node, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == size;
+           strspn(node, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") ==
+               size;
 }
 
 smhf_status smhf_trace_write_all(int fd, const void *data, size_t size, const char *path,
@@ -82,7 +84,8 @@ smhf_status smhf_trace_write_all(int fd, const void *data, size_t size, const ch
     return SMHF_OK;
 }
 
-/* --- Rows ---------------------------------------------------------------------------------------------- */
+/* --- Rows
+ * ---------------------------------------------------------------------------------------------- */
 
 /* Numbers are printed from integers: %f would follow the program's locale. */
 static smhf_status add_row(smhf_sampler *s, int64_t now_ns, const char *type, const char *name,
@@ -106,7 +109,8 @@ static smhf_status add_gpus(smhf_sampler *s, int64_t now_ns, smhf_error *err) {
         double busy, memory;
         if (smhf_nvml_read(s->nvml, i, &busy, &memory) == 0) {
             SMHF_TRY(add_row(s, now_ns, "gpu", "gpu", (long)i, "GPUUtilization", busy, err));
-            SMHF_TRY(add_row(s, now_ns, "gpu", "gpu", (long)i, "GPUMemoryUtilization", memory, err));
+            SMHF_TRY(
+                add_row(s, now_ns, "gpu", "gpu", (long)i, "GPUMemoryUtilization", memory, err));
         }
     }
     return SMHF_OK;
@@ -152,7 +156,8 @@ static smhf_status add_tick(smhf_sampler *s, int64_t now_ns, smhf_error *err) {
     return m->rates_known ? add_rates(s, now_ns, err) : SMHF_OK;
 }
 
-/* --- Files --------------------------------------------------------------------------------------------- */
+/* --- Files
+ * --------------------------------------------------------------------------------------------- */
 
 static void close_file(smhf_sampler *s) {
     if (s->fd >= 0) {
@@ -226,7 +231,8 @@ static void take_sample(smhf_sampler *s) {
     pthread_mutex_unlock(&s->lock);
 }
 
-/* --- Thread -------------------------------------------------------------------------------------------- */
+/* --- Thread
+ * -------------------------------------------------------------------------------------------- */
 
 /* Sleeps until `deadline`; 1 when it is time to stop. */
 static int wait_until(smhf_sampler *s, int64_t deadline) {
@@ -343,7 +349,8 @@ smhf_status smhf_sampler_start(const smhf_sampler_options *options, smhf_sampler
     if (status != SMHF_OK) {
         goto done;
     }
-    status = open_minute(s, smhf_trace_clock_ns(CLOCK_REALTIME), err); /* a bad folder is told now */
+    status =
+        open_minute(s, smhf_trace_clock_ns(CLOCK_REALTIME), err); /* a bad folder is told now */
     if (status != SMHF_OK) {
         goto done;
     }
@@ -360,7 +367,8 @@ done:
 
 void smhf_sampler_stats_get(smhf_sampler *s, smhf_sampler_stats *out) {
     if (getpid() != s->owner) {
-        *out = s->stats; /* a forked child: nobody else is there, and the lock may be held for ever */
+        *out =
+            s->stats; /* a forked child: nobody else is there, and the lock may be held for ever */
         return;
     }
     pthread_mutex_lock(&s->lock);

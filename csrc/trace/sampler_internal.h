@@ -4,7 +4,7 @@
 
 #include "trace/trace_internal.h"
 
-/* --- /proc --------------------------------------------------------------------------------------- */
+/* --- /proc ------------------------------------------------------------------------------------ */
 
 typedef struct proc_file { /* opened once, read again from its start at every tick */
     int fd;
@@ -38,8 +38,8 @@ typedef struct proc_machine {
     proc_interface *interfaces;
     size_t interface_count;
     double received[2], sent[2]; /* per second: [0] all but loopback, [1] hardware */
-    int rates_known;  /* the per-second values are set */
-    int64_t last_ns;  /* monotonic time of the last sample */
+    int rates_known;             /* the per-second values are set */
+    int64_t last_ns;             /* monotonic time of the last sample */
 } proc_machine;
 
 smhf_status smhf_proc_open(proc_machine *machine, const char *proc_folder, const char *sys_folder,
@@ -49,7 +49,7 @@ void smhf_proc_close(proc_machine *machine);
  * read leaves its values unknown. Allocates only when the machine has grown. */
 smhf_status smhf_proc_sample(proc_machine *machine, int64_t now_ns, smhf_error *err) SMHF_MUST_USE;
 
-/* --- NVML ---------------------------------------------------------------------------------------- */
+/* --- NVML ------------------------------------------------------------------------------------- */
 
 typedef struct smhf_nvml smhf_nvml;
 
@@ -60,7 +60,8 @@ unsigned smhf_nvml_count(const smhf_nvml *nvml);
 int smhf_nvml_read(const smhf_nvml *nvml, unsigned index, double *busy, double *memory);
 void smhf_nvml_close(smhf_nvml *nvml);
 
-/* --- Small things ---------------------------------------------------------------------------------- */
+/* --- Small things
+ * ---------------------------------------------------------------------------------- */
 
 int64_t smhf_trace_clock_ns(int clock);
 /* YYYYMMDDHH (UTC) of a time; `out` holds 11 bytes. */

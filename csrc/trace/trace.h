@@ -42,7 +42,8 @@ typedef struct smhf_trace_options {
     size_t read_size;  /* bytes asked for at a time, at least 1; results do not depend on it */
 } smhf_trace_options;
 
-#define SMHF_TRACE_DEFAULTS {0, 1, SMHF_TRACE_ALL, (size_t)256 << 20, 1000, (size_t)256 << 10}
+#define SMHF_TRACE_DEFAULTS                                                                        \
+    { 0, 1, SMHF_TRACE_ALL, (size_t)256 << 20, 1000, (size_t)256 << 10 }
 
 /* Reads every path in order; a directory is walked for the files of the SageMaker layout
  * (system/incremental, framework/pevents, framework detailed profiling), else for all *.json,
@@ -83,13 +84,13 @@ enum {
 
 typedef struct smhf_trace_events {
     size_t count;
-    uint8_t *ph;           /* phase letter */
-    uint16_t *flags;       /* SMHF_TRACE_HAS_... */
-    int64_t *ts;           /* ns since the epoch where the file says its base, else as in the file */
-    int64_t *dur;          /* ns; -1: none (HAS_DUR tells -1 ns apart) */
-    int32_t *pid, *tid;    /* value, or dictionary code (flags) */
-    uint32_t *name, *cat;  /* dictionary codes; 0 is "" */
-    uint64_t *id;          /* number, hex string as number, or dictionary code (flags) */
+    uint8_t *ph;          /* phase letter */
+    uint16_t *flags;      /* SMHF_TRACE_HAS_... */
+    int64_t *ts;          /* ns since the epoch where the file says its base, else as in the file */
+    int64_t *dur;         /* ns; -1: none (HAS_DUR tells -1 ns apart) */
+    int32_t *pid, *tid;   /* value, or dictionary code (flags) */
+    uint32_t *name, *cat; /* dictionary codes; 0 is "" */
+    uint64_t *id;         /* number, hex string as number, or dictionary code (flags) */
     uint64_t *args_offset; /* into the kept args text */
     uint32_t *args_length; /* 0: none */
     uint32_t *file;        /* index of smhf_trace_file_get */
@@ -110,14 +111,13 @@ const smhf_trace_rows *smhf_trace_rows_get(const smhf_trace *trace);
 /* One column by position, for code that treats them alike (the glue). */
 typedef struct smhf_trace_column {
     const char *name;
-    char format; /* struct letter: B H i I q Q d */
+    char format;  /* struct letter: B H i I q Q d */
     uint8_t size; /* bytes of one element */
     const void *data;
     size_t count;
 } smhf_trace_column;
 /* `table` 0 events, 1 rows. Returns 0 when `index` is past the last column. */
-int smhf_trace_column_get(const smhf_trace *trace, int table, size_t index,
-                          smhf_trace_column *out);
+int smhf_trace_column_get(const smhf_trace *trace, int table, size_t index, smhf_trace_column *out);
 
 /* The dictionary: names, categories, types, dimensions, nodes, texts of ids. Valid UTF-8. */
 size_t smhf_trace_name_count(const smhf_trace *trace);
@@ -128,8 +128,8 @@ int smhf_trace_name_find(const smhf_trace *trace, smhf_bytes_view text, uint32_t
 typedef struct smhf_trace_file {
     const char *path;
     int gzip;
-    int64_t base_ns;      /* what was added to the file's times; 0 without a base */
-    uint64_t bytes;       /* of text, after unpacking */
+    int64_t base_ns; /* what was added to the file's times; 0 without a base */
+    uint64_t bytes;  /* of text, after unpacking */
     size_t first_event, event_count;
     size_t first_row, row_count;
 } smhf_trace_file;
@@ -154,34 +154,34 @@ smhf_bytes_view smhf_trace_args(const smhf_trace *trace, size_t event);
 /* The value of `key` at the top of an args text, as its JSON text; 1 when it is there. */
 int smhf_trace_args_find(smhf_bytes_view args, const char *key, smhf_bytes_view *value);
 /* out[i], i < events: the integer of `key` (also from a numeric string), else `missing`. */
-void smhf_trace_args_int64(const smhf_trace *trace, const char *key, int64_t missing,
-                           int64_t *out);
+void smhf_trace_args_int64(const smhf_trace *trace, const char *key, int64_t missing, int64_t *out);
 
 /* Decimal text -> integer of 10^-digits units (digits 9: seconds -> ns; 3: microseconds -> ns).
- * Exponents are taken; what is finer rounds half to even. Returns 0; -1 not a number; -2 too big. */
+ * Exponents are taken; what is finer rounds half to even. Returns 0; -1 not a number; -2 too big.
+ */
 int smhf_trace_parse_time(smhf_bytes_view text, int digits, int64_t *out);
 
 /* --- Asking ----------------------------------------------------------------------------------- */
 
 typedef struct smhf_trace_filter {
-    int64_t start_ns, end_ns;    /* both inclusive */
+    int64_t start_ns, end_ns;                   /* both inclusive */
     const char *type, *name, *dimension, *node; /* rows; NULL: any. events: name and type (= cat) */
-    char ph;                     /* events; 0: any */
+    char ph;                                    /* events; 0: any */
 } smhf_trace_filter;
 
-#define SMHF_TRACE_FILTER_ALL {INT64_MIN, INT64_MAX, NULL, NULL, NULL, NULL, 0}
+#define SMHF_TRACE_FILTER_ALL                                                                      \
+    { INT64_MIN, INT64_MAX, NULL, NULL, NULL, NULL, 0 }
 
 /* Indices of matching rows (events) in file order. An event matches when start and end lie in the
  * range, as smdebug does. `*out` is freed by the caller with smhf_free (NULL when none). */
 smhf_status smhf_trace_select_rows(const smhf_trace *trace, const smhf_trace_filter *filter,
                                    uint64_t **out, size_t *count, smhf_error *err) SMHF_MUST_USE;
 smhf_status smhf_trace_select_events(const smhf_trace *trace, const smhf_trace_filter *filter,
-                                     uint64_t **out, size_t *count,
-                                     smhf_error *err) SMHF_MUST_USE;
+                                     uint64_t **out, size_t *count, smhf_error *err) SMHF_MUST_USE;
 
 typedef struct smhf_trace_series {
     size_t count;
-    int64_t *ts;   /* ns, ascending */
+    int64_t *ts; /* ns, ascending */
     double *value;
 } smhf_trace_series;
 /* Points of the matching rows in time order (equal times keep file order). Free with deinit. */
@@ -212,8 +212,9 @@ typedef struct smhf_trace_spans { /* complete spans: X events and matched B/E pa
     int64_t *ts, *dur;
     uint64_t unmatched_begins, unmatched_ends;
 } smhf_trace_spans;
-/* B and E are matched in time order per file, pid and tid, last opened first; an E with a name takes
- * the nearest open B of that name. Spans come in file order of their X or B. Free with deinit. */
+/* B and E are matched in time order per file, pid and tid, last opened first; an E with a name
+ * takes the nearest open B of that name. Spans come in file order of their X or B. Free with
+ * deinit. */
 smhf_status smhf_trace_spans_get(const smhf_trace *trace, smhf_trace_spans *out,
                                  smhf_error *err) SMHF_MUST_USE;
 void smhf_trace_spans_deinit(smhf_trace_spans *spans);
@@ -231,13 +232,14 @@ typedef struct smhf_sampler_options {
     const char *nvml_path;   /* "libnvidia-ml.so.1"; "" does not look for GPUs */
 } smhf_sampler_options;
 
-#define SMHF_SAMPLER_DEFAULTS {NULL, "algo-1", 500, "/proc", "/sys", "libnvidia-ml.so.1"}
+#define SMHF_SAMPLER_DEFAULTS                                                                      \
+    { NULL, "algo-1", 500, "/proc", "/sys", "libnvidia-ml.so.1" }
 
 typedef struct smhf_sampler_stats {
     uint64_t ticks, rows, bytes;
-    uint64_t late_ticks;    /* deadlines that had passed already and were dropped */
-    uint64_t write_errors;  /* ticks that could not be written */
-    int64_t cpu_ns;         /* processor time of the sampling thread */
+    uint64_t late_ticks;   /* deadlines that had passed already and were dropped */
+    uint64_t write_errors; /* ticks that could not be written */
+    int64_t cpu_ns;        /* processor time of the sampling thread */
     int gpus;
     char no_gpu_reason[SMHF_ERROR_MESSAGE_SIZE]; /* why gpus is 0, else "" */
     char last_error[SMHF_ERROR_MESSAGE_SIZE];    /* last write error, else "" */
@@ -258,15 +260,15 @@ void smhf_sampler_free(smhf_sampler *sampler);
 typedef struct smhf_event_writer smhf_event_writer;
 
 typedef struct smhf_event_writer_options {
-    const char *folder;    /* the profiler-output folder */
-    const char *node;      /* "algo-1"; files carry <pid>-<node> */
-    const char *suffix;    /* "pythontimeline" */
-    uint64_t max_bytes;    /* rotate past this size */
-    int64_t max_seconds;   /* rotate this long after the file was begun */
+    const char *folder;  /* the profiler-output folder */
+    const char *node;    /* "algo-1"; files carry <pid>-<node> */
+    const char *suffix;  /* "pythontimeline" */
+    uint64_t max_bytes;  /* rotate past this size */
+    int64_t max_seconds; /* rotate this long after the file was begun */
 } smhf_event_writer_options;
 
-#define SMHF_EVENT_WRITER_DEFAULTS \
-    {NULL, "algo-1", "pythontimeline", (uint64_t)10 * 1000 * 1000, 60}
+#define SMHF_EVENT_WRITER_DEFAULTS                                                                 \
+    { NULL, "algo-1", "pythontimeline", (uint64_t)10 * 1000 * 1000, 60 }
 
 /* Files appear as <folder>/framework/pevents/YYYYMMDDHH/<end us>_<pid>-<node>_<suffix>.json when
  * rotated or closed; until then framework/<pid>-<node>_<suffix>.json.tmp grows by whole lines, so

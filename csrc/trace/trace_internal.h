@@ -7,10 +7,10 @@
 /* --- Dictionary: text <-> code, code 0 is "" -------------------------------------------------- */
 
 typedef struct trace_names {
-    smhf_buffer text;   /* all texts, one after the other */
-    uint64_t *starts;   /* count + 1 offsets into text */
-    uint32_t *slots;    /* open addressing, code + 1; 0 is free; slot_count is a power of two */
-    uint32_t *hashes;   /* per code, so that growth rehashes nothing */
+    smhf_buffer text; /* all texts, one after the other */
+    uint64_t *starts; /* count + 1 offsets into text */
+    uint32_t *slots;  /* open addressing, code + 1; 0 is free; slot_count is a power of two */
+    uint32_t *hashes; /* per code, so that growth rehashes nothing */
     size_t count, capacity, slot_count;
 } trace_names;
 
@@ -81,17 +81,33 @@ typedef struct scan_slice {
 } scan_slice;
 
 typedef enum scan_field {
-    FIELD_PH, FIELD_TS, FIELD_DUR, FIELD_PID, FIELD_TID, FIELD_NAME, FIELD_CAT, FIELD_ID,
-    FIELD_ID2, FIELD_ARGS, FIELD_BP,
-    FIELD_ROW_TYPE, FIELD_ROW_NAME, FIELD_ROW_DIMENSION, FIELD_ROW_VALUE, FIELD_ROW_NODE,
-    FIELD_ROW_TIMESTAMP, FIELD_METRIC_NAME, FIELD_ITERATION,
-    FIELD_TRACE_EVENTS, FIELD_BASE_TIME,
+    FIELD_PH,
+    FIELD_TS,
+    FIELD_DUR,
+    FIELD_PID,
+    FIELD_TID,
+    FIELD_NAME,
+    FIELD_CAT,
+    FIELD_ID,
+    FIELD_ID2,
+    FIELD_ARGS,
+    FIELD_BP,
+    FIELD_ROW_TYPE,
+    FIELD_ROW_NAME,
+    FIELD_ROW_DIMENSION,
+    FIELD_ROW_VALUE,
+    FIELD_ROW_NODE,
+    FIELD_ROW_TIMESTAMP,
+    FIELD_METRIC_NAME,
+    FIELD_ITERATION,
+    FIELD_TRACE_EVENTS,
+    FIELD_BASE_TIME,
     FIELD_COUNT
 } scan_field;
 
 typedef struct scan_record {
     scan_slice fields[FIELD_COUNT];
-    size_t keys;   /* keys seen, known or not */
+    size_t keys; /* keys seen, known or not */
     unsigned notes;
     const uint8_t *note_at; /* first note */
     const uint8_t *next;
@@ -114,7 +130,7 @@ smhf_status smhf_trace_unescape(scan_slice text, smhf_buffer *out, smhf_error *e
 int smhf_trace_parse_double(smhf_bytes_view text, double *out);
 const uint8_t *smhf_trace_skip_space(const uint8_t *from, const uint8_t *end);
 
-/* --- Folders ----------------------------------------------------------------------------------- */
+/* --- Folders ---------------------------------------------------------------------------------- */
 
 typedef struct trace_paths {
     char **items; /* sorted, owned */
@@ -125,7 +141,8 @@ typedef struct trace_paths {
 smhf_status smhf_trace_walk(const char *folder, int parts, trace_paths *out,
                             smhf_error *err) SMHF_MUST_USE;
 void smhf_trace_paths_deinit(trace_paths *paths);
-/* Start of a TensorFlow profile in us, from the name of a sibling NODE_START_END.metadata; 0: none. */
+/* Start of a TensorFlow profile in us, from the name of a sibling NODE_START_END.metadata; 0: none.
+ */
 int64_t smhf_trace_metadata_start(const char *path);
 /* mkdir -p; the folder part of a path. */
 smhf_status smhf_trace_make_folders(const char *path, smhf_error *err) SMHF_MUST_USE;

@@ -1,4 +1,4 @@
-/* trace_scan.c: one JSON object -> slices of the fields we know; and decimal text -> int64.
+/* trace_scan.c: one JSON object -> slices of the fields we know.
  *
  * Scalar and strict about structure: what is not JSON in the shape of objects, keys, commas and
  * brackets is SCAN_BAD. Inside values four breaches that real profilers commit are kept with a
@@ -6,8 +6,6 @@
  * SCAN_MORE, and the caller scans again from the object's first byte with more text.
  */
 #include "trace/trace_internal.h"
-
-#include "common/json.h"
 
 #include <string.h>
 
@@ -148,15 +146,16 @@ static const uint8_t *skip_digits(const uint8_t *p, const uint8_t *end) {
 }
 
 static int is_token_byte(uint8_t c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-           c == '+' || c == '-' || c == '.' || c == '/' || c == '_' || c == '#';
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' ||
+           c == '-' || c == '.' || c == '/' || c == '_' || c == '#';
 }
 
-/* The tokens that profilers have been seen to print for "no number"; letters compared lower-case. */
+/* The tokens that profilers have been seen to print for "no number"; letters compared lower-case.
+ */
 static int is_known_token(const uint8_t *p, size_t size) {
-    static const char *const known[] = {"nan",  "inf",       "infinity", "n/a",   "none",
-                                        "null", "undefined", "true",     "false", "1.#inf",
-                                        "1.#ind", "1.#qnan"};
+    static const char *const known[] = {"nan",   "inf",    "infinity",  "n/a",
+                                        "none",  "null",   "undefined", "true",
+                                        "false", "1.#inf", "1.#ind",    "1.#qnan"};
     if (size > 0 && (*p == '-' || *p == '+')) {
         p++;
         size--;
@@ -262,12 +261,12 @@ static scan_result scan_atom(const uint8_t *p, const uint8_t *end, scan_slice *o
     return scan_word(p, end, out, record);
 }
 
-#define EXPECT_BYTE(p, end)                        \
-    do {                                           \
-        (p) = smhf_trace_skip_space((p), (end));   \
-        if ((p) >= (end)) {                        \
-            return SCAN_MORE;                      \
-        }                                          \
+#define EXPECT_BYTE(p, end)                                                                        \
+    do {                                                                                           \
+        (p) = smhf_trace_skip_space((p), (end));                                                   \
+        if ((p) >= (end)) {                                                                        \
+            return SCAN_MORE;                                                                      \
+        }                                                                                          \
     } while (0)
 
 /* `"key" : ` and the white space after it; record->next is the first byte of the value. */
@@ -357,9 +356,9 @@ scan_result smhf_trace_scan_value(const uint8_t *p, const uint8_t *end, scan_sli
 }
 
 static scan_field field_of(const uint8_t *key, size_t size) {
-#define IS(text, field)                                                     \
-    if (size == sizeof(text) - 1 && memcmp(key, text, sizeof(text) - 1) == 0) { \
-        return field;                                                       \
+#define IS(text, field)                                                                            \
+    if (size == sizeof(text) - 1 && memcmp(key, text, sizeof(text) - 1) == 0) {                    \
+        return field;                                                                              \
     }
     switch (size) {
     case 2:
@@ -470,7 +469,8 @@ scan_result smhf_trace_scan_object(const uint8_t *p, const uint8_t *end, int sto
             return result;
         }
         if (field != FIELD_COUNT) {
-            record->fields[field] = value; /* a key given twice: the last one counts, as in Python */
+            record->fields[field] =
+                value; /* a key given twice: the last one counts, as in Python */
         }
         p = record->next;
         EXPECT_BYTE(p, end);
@@ -516,7 +516,7 @@ int smhf_trace_args_find(smhf_bytes_view args, const char *key, smhf_bytes_view 
     }
 }
 
-/* --- Strings ----------------------------------------------------------------------------------- */
+/* --- Strings ---------------------------------------------------------------------------------- */
 
 static smhf_status append_code_point(smhf_buffer *out, uint32_t code, smhf_error *err) {
     uint8_t bytes[4];
@@ -570,128 +570,4 @@ smhf_status smhf_trace_unescape(scan_slice text, smhf_buffer *out, smhf_error *e
         }
     }
     return SMHF_OK;
-}
-
-/* --- Numbers ----------------------------------------------------------------------------------- */
-
-/* The decimal digits of a number text: value = 0.d1 d2 d3 ... * 10^point. */
-typedef struct decimal {
-    const uint8_t *text; /* digits, possibly one '.' among them */
-    size_t size;
-    int64_t point;
-    int negative;
-} decimal;
-
-static int read_decimal(smhf_bytes_view text, decimal *out) {
-    const uint8_t *p = text.data, *end = text.data + text.size;
-    out->negative = (p < end && *p == '-');
-    p += (p < end && (*p == '-' || *p == '+'));
-    out->text = p;
-    int64_t whole = 0;
-    size_t digits = 0;
-    const uint8_t *dot = NULL;
-    for (; p < end && ((*p >= '0' && *p <= '9') || (*p == '.' && dot == NULL)); p++) {
-        if (*p == '.') {
-            dot = p;
-        } else {
-            digits++;
-            whole += (dot == NULL);
-        }
-    }
-    out->size = (size_t)(p - out->text);
-    int64_t exponent = 0;
-    if (digits == 0) {
-        return -1;
-    }
-    if (p < end && (*p == 'e' || *p == 'E')) {
-        p++;
-        int down = (p < end && *p == '-');
-        p += (p < end && (*p == '-' || *p == '+'));
-        if (p >= end) {
-            return -1;
-        }
-        for (; p < end && *p >= '0' && *p <= '9'; p++) {
-            exponent = (exponent < 1000000) ? exponent * 10 + (*p - '0') : exponent;
-        }
-        exponent = down ? -exponent : exponent;
-    }
-    out->point = whole + exponent;
-    return (p == end) ? 0 : -1;
-}
-
-int smhf_trace_parse_time(smhf_bytes_view text, int digits, int64_t *out) {
-    decimal number;
-    *out = 0;
-    if (read_decimal(text, &number) < 0) {
-        return -1;
-    }
-    int64_t keep = number.point + digits; /* digits that make up the integer part of the result */
-    uint64_t value = 0;
-    int64_t seen = 0;
-    int next = 0, rest = 0; /* first digit cut off; anything but 0 after it */
-    for (size_t i = 0; i < number.size; i++) {
-        if (number.text[i] == '.') {
-            continue;
-        }
-        int digit = number.text[i] - '0';
-        if (seen < keep) {
-            if (value > (UINT64_MAX - 9) / 10) {
-                return -2;
-            }
-            value = value * 10 + (uint64_t)digit;
-        } else if (seen == keep) {
-            next = digit;
-        } else {
-            rest |= digit;
-        }
-        seen++;
-    }
-    for (; seen < keep && value != 0; seen++) {
-        if (value > (UINT64_MAX - 9) / 10) {
-            return -2;
-        }
-        value *= 10;
-    }
-    if (next > 5 || (next == 5 && (rest != 0 || (value & 1) != 0))) {
-        value++;
-    }
-    if (value > (uint64_t)INT64_MAX) {
-        return -2;
-    }
-    *out = number.negative ? -(int64_t)value : (int64_t)value;
-    return 0;
-}
-
-int smhf_trace_parse_double(smhf_bytes_view text, double *out) {
-    /* Up to 2^53 and 10^22 both parts are exact doubles, so one division rounds once. */
-    static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
-                                    1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
-                                    1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
-    const uint8_t *p = text.data, *end = text.data + text.size;
-    int negative = (p < end && *p == '-');
-    p += negative;
-    uint64_t whole = 0;
-    int digits = 0, fraction = 0, dot = 0;
-    for (; p < end && digits < 19; p++) {
-        if (*p == '.' && !dot && digits > 0) {
-            dot = 1;
-        } else if (*p >= '0' && *p <= '9') {
-            whole = whole * 10 + (uint64_t)(*p - '0');
-            digits++;
-            fraction += dot;
-        } else {
-            break;
-        }
-    }
-    if (p == end && digits > 0 && whole <= (UINT64_C(1) << 53) && !(dot && fraction == 0)) {
-        double value = (double)whole / powers[fraction];
-        *out = negative ? -value : value;
-        return 0;
-    }
-    decimal number;
-    if (read_decimal(text, &number) < 0) {
-        return -1;
-    }
-    smhf_json_event event = {SMHF_JSON_NUMBER, 0, text};
-    return smhf_json_double(&event, "number", out, NULL) == SMHF_OK ? 0 : -1;
 }

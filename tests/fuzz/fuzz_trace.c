@@ -1,8 +1,8 @@
 /* fuzz_trace.c: the trace reader on any bytes.
  *
- * Whatever comes, the tolerant reader opens it or refuses it with a sentence; what it gives does not
- * depend on how much is read at a time; faults lie inside the text; and a text that the strict reader
- * takes has no fault. Queries run over every result.
+ * Whatever comes, the tolerant reader opens it or refuses it with a sentence; what it gives does
+ * not depend on how much is read at a time; faults lie inside the text; and a text that the strict
+ * reader takes has no fault. Queries run over every result.
  */
 #include "trace/trace.h"
 
