@@ -30,7 +30,7 @@ _DATA_ROWS = 30
 _HEAT_COLUMNS = 160
 
 _DESCRIPTIONS = {
-    "LossNotDecreasing": "The loss does not fall.",
+    "LossNotDecreasing": "Looks for a loss that does not fall.",
     **{name: rule.description for name, rule in RULES.items()},
 }
 
@@ -234,13 +234,13 @@ def _usage_section(results: Sequence[RuleResult]) -> str:
         for name, numbers in table.items():
             unit = "B/s" if name == "Network" else "%"
             cells = [format_value(numbers[key], unit) for key in ("max", "p99", "p95", "p50", "min")]
-            word = {"I/O": "I/O wait", "CPU memory": "Memory"}.get(name, name)
+            word = {"I/O": "I/O wait", "CPU memory": "Memory", "Network": "Network, in + out"}.get(name, name)
             rows.append((node, word, *cells))
     return _table(
         ("Node", "Metric", "max", "p99", "p95", "p50", "min"),
         rows,
         numeric=(2, 3, 4, 5, 6),
-        caption="Means over cores or GPUs at each sample; Network: received plus sent by the job.",
+        caption="Means over cores or GPUs at each sample.",
     )
 
 
@@ -406,8 +406,8 @@ def _metrics_section(job: JobData, start: float) -> str:
                 title="Training loss",
                 subtitle=f"{y.size:,} steps, from {y[0]:.4g} to {y[-1]:.4g}",
                 unit="",
-                x_label="training step",
-                x_unit="",
+                x_label="training steps",
+                x_unit="steps",
                 max_points=_CHART_POINTS // len(lines),
                 css=False,
             )
@@ -440,32 +440,31 @@ def _metrics_section(job: JobData, start: float) -> str:
 def _rules_section(results: Sequence[RuleResult]) -> str:
     rank = {result.rule: i for i, result in enumerate(results)}
     ordered = sorted(results, key=lambda r: (not r.fired, -r.triggered, not r.evaluated, rank[r.rule]))
+    words = ("Rule", "What it does and what it saw", "triggered", "violations", "data points")
     rows = []
     for r in ordered:
         tag = ("bad", "issue found") if r.fired else ("ok", "no issue") if r.evaluated else ("", "not evaluated")
-        reason = r.message or _DESCRIPTIONS.get(r.rule, "")
-        advice = f"<br><strong>{escape(r.advice)}</strong>" if r.fired and r.advice else ""
+        lines = [escape(_DESCRIPTIONS.get(r.rule, ""))]
+        if r.message:
+            lines.append(escape(_sentence(r.message)))
+        if r.fired and r.advice:
+            lines.append(f"<strong>{escape(r.advice)}</strong>")
+        if r.parameters:
+            lines.append(f"<code>{escape(r.parameter_text().replace(chr(10), ', '))}</code>")
         rows.append(
-            f'<tr><th scope="row">{escape(r.rule)}</th><td><span class="tag {tag[0]}">{tag[1]}</span></td>'
-            f'<td class="w">{escape(_DESCRIPTIONS.get(r.rule, ""))}'
-            f"{'<br>' + escape(_sentence(reason)) if r.message else ''}{advice}</td>"
-            f'<td class="n">{r.triggered:,}</td><td class="n">{r.violations:,}</td><td class="n">{r.datapoints:,}</td>'
-            f"<td><code>{escape(r.parameter_text())}</code></td></tr>"
+            f'<tr><th scope="row">{escape(r.rule)}<br><span class="tag {tag[0]}">{tag[1]}</span></th>'
+            f'<td class="w">{"<br>".join(line for line in lines if line)}</td>'
+            + "".join(
+                f'<td class="n" data-l="{word}">{number:,}</td>'
+                for word, number in zip(words[2:], (r.triggered, r.violations, r.datapoints), strict=True)
+            )
+            + "</tr>"
         )
     head = "".join(
-        f'<th scope="col"{" class=n" if numeric else ""}>{escape(word)}</th>'
-        for word, numeric in (
-            ("Rule", False),
-            ("Outcome", False),
-            ("What it looks for and what it saw", False),
-            ("triggered", True),
-            ("violations", True),
-            ("data points", True),
-            ("Parameters", False),
-        )
+        f'<th scope="col"{" class=n" if place > 1 else ""}>{word}</th>' for place, word in enumerate(words)
     )
     return (
-        f'<div class="scroll"><table><caption>Triggered counts scans (one a minute, and one at the end); '
+        '<div class="scroll"><table class="rules"><caption>Triggered counts scans (one a minute, and one at the end); '
         f"violations counts samples, snapshots or steps.</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
@@ -648,5 +647,6 @@ def _duration(seconds: float) -> str:
 
 
 def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
+    if text.partition(" ")[0].isalpha():  # names such as gpu0 keep their case
+        text = text[:1].upper() + text[1:]
     return text if text.endswith(".") else text + "."

@@ -42,7 +42,7 @@ th,td{text-align:left;padding:7px 12px;border-top:1px solid var(--line);vertical
 thead th{border-top:0;color:var(--soft);font-weight:600;font-size:13px;white-space:nowrap}
 tbody th{white-space:nowrap}td.n,th.n{text-align:right;white-space:nowrap}
 td.w{min-width:220px;overflow-wrap:anywhere}
-td code{white-space:pre-line;font-size:12.5px}
+td code{font-size:12px;color:var(--soft)}
 code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:13px}
 .tag{display:inline-block;border-radius:10px;padding:1px 9px;font-size:12.5px;font-weight:600;white-space:nowrap;
 background:var(--mute-bg);color:var(--soft)}
@@ -58,7 +58,11 @@ footer{color:var(--soft);font-size:13px;padding-top:26px;padding-bottom:36px}
 footer li{overflow-wrap:anywhere}
 :focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 @media (max-width:600px){main,header,footer{padding-left:12px;padding-right:12px}h1{font-size:20px}
-th,td{padding:6px 8px}}
+th,td{padding:6px 8px}.rules thead{display:none}
+.rules tr{display:block;border-top:1px solid var(--line);padding:6px 4px}
+.rules th,.rules td{display:block;border:0;padding:2px 8px;min-width:0}
+.rules td.n{display:inline-block;color:var(--soft)}
+.rules td.n::before{content:attr(data-l) ": "}}
 @media print{@page{margin:14mm}:root{--bg:#fff}body{font-size:11pt}nav,details{display:none}
 main,header,footer{max-width:none;padding:0}figure,.verdict,tr,.facts{break-inside:avoid}h2{break-after:avoid}
 .scroll{overflow:visible}td.w{min-width:0}}

@@ -265,7 +265,8 @@ def line_chart(
         y = frame.top + float(_scale(tick, y_low, y_high, flip=True)) / 100 * frame.plot_height
         label = escape(format_value(tick, unit))
         out.append(f'<text class="sc-y" x="1.2%" y="{max(y - 4, frame.top - 2):.1f}">{label}</text>')
-    out.extend(frame.x_axis(nice_ticks(x_low, x_high, 7), x_low, x_high, x_unit, x_label))
+    ticks = nice_ticks(x_low, x_high, 7 if len(x_unit) < 3 else 5)
+    out.extend(frame.x_axis(ticks, x_low, x_high, x_unit, x_label))
     out.append("</svg>")
     return "".join(out)
 
@@ -304,6 +305,8 @@ def histogram(
     if len(edges) != len(counts) + 1 or not counts or max(counts) <= 0:
         raise ValueError(f"chart {title!r}: {len(counts)} counts with {len(edges)} edges, or nothing counted")
     low, high, most = float(edges[0]), float(edges[-1]), float(max(counts))
+    # Room at the left, so that the labels of the y axis do not lie on the first bars.
+    x_low = low - 0.09 * (high - low)
     frame = _Frame(height, 0)
     text = f"{title}: {sum(counts)} {count_word} from {format_value(low, unit)} to {format_value(high, unit)}"
     out = frame.open(title, text, css, subtitle)
@@ -311,7 +314,7 @@ def histogram(
     inner = [_grid(_scale(t, 0, most * 1.08, flip=True)) for t in y_ticks]
     bars, hover = [], []
     for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
-        x0, x1 = float(_scale(left, low, high, 1000)), float(_scale(right, low, high, 1000))
+        x0, x1 = float(_scale(left, x_low, high, 1000)), float(_scale(right, x_low, high, 1000))
         gap = min(1.0, (x1 - x0) * 0.08)
         if count:
             top = _scale(count, 0, most * 1.08, flip=True)
@@ -327,7 +330,7 @@ def histogram(
         y = frame.top + float(_scale(tick, 0, most * 1.08, flip=True)) / 100 * frame.plot_height
         word = f" {count_word}" if tick == y_ticks[-1] else ""
         out.append(f'<text class="sc-y" x="1.2%" y="{y - 4:.1f}">{int(tick)}{escape(word)}</text>')
-    out.extend(frame.x_axis(nice_ticks(low, high, 6), low, high, unit, x_label))
+    out.extend(frame.x_axis(nice_ticks(low, high, 5), x_low, high, unit, x_label))
     out.append("</svg>")
     return "".join(out)
 

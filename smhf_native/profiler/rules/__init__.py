@@ -66,27 +66,27 @@ RULES: dict[str, _Rule] = {
     "CPUBottleneck": _Rule(
         _cpu_bottleneck,
         {"threshold": 50, "cpu_threshold": 90, "gpu_threshold": 10, "patience": 1000},
-        "A GPU idles while a core is busy.",
+        "Looks for a GPU that idles while a core is busy.",
     ),
     "IOBottleneck": _Rule(
         _io_bottleneck,
         {"threshold": 50, "io_threshold": 50, "gpu_threshold": 10, "patience": 1000},
-        "A GPU idles while a core waits for the disk.",
+        "Looks for a GPU that idles while a core waits for the disk.",
     ),
     "LowGPUUtilization": _Rule(
         gpu.low_gpu_utilization,
         {"threshold_p95": 70, "threshold_p5": 10, "window": 500, "patience": 1000},
-        "A GPU is little used, or its use goes up and down.",
+        "Looks for a GPU that is little used, or whose use goes up and down.",
     ),
     "StepOutlier": _Rule(
         framework.step_outlier,
         {"stddev": 3, "mode": None, "n_outliers": 10},
-        "Some steps last far longer than the others.",
+        "Looks for steps that last far longer than the others.",
     ),
     "GPUMemoryIncrease": _Rule(
         gpu.gpu_memory_increase,
         {"increase": 5, "patience": 1000, "window": 10},
-        "GPU memory rises suddenly.",
+        "Looks for sudden rises of GPU memory.",
     ),
     "BatchSize": _Rule(
         gpu.batch_size,
@@ -97,22 +97,22 @@ RULES: dict[str, _Rule] = {
             "patience": 1000,
             "window": 500,
         },
-        "CPU, GPU and GPU memory all have room: the batch may grow.",
+        "Looks for room on CPU, GPU and in GPU memory at once: then the batch may grow.",
     ),
     "MaxInitializationTime": _Rule(
-        framework.max_initialization_time, {"threshold": 20}, "The first step comes late."
+        framework.max_initialization_time, {"threshold": 20}, "Looks for a first step that comes late."
     ),
     "LoadBalancing": _Rule(
-        gpu.load_balancing, {"threshold": 0.2, "patience": 1000}, "GPUs do not share the work evenly."
+        gpu.load_balancing, {"threshold": 0.2, "patience": 1000}, "Looks for GPUs that do not share the work evenly."
     ),
-    "OverallSystemUsage": _Rule(framework.overall_system_usage, {}, "Use of the machine, node by node."),
+    "OverallSystemUsage": _Rule(framework.overall_system_usage, {}, "Measures the use of the machine, node by node."),
     "Dataloader": _Rule(
         framework.dataloader,
         {"min_threshold": 70, "max_threshold": 200},
-        "Too few or too many data loader processes for the cores.",
+        "Looks for too few or too many data loader processes for the cores.",
     ),
     "OverallFrameworkMetrics": _Rule(
-        framework.overall_framework_metrics, {}, "Where the time goes inside the framework."
+        framework.overall_framework_metrics, {}, "Measures where the time goes inside the framework."
     ),
 }
 

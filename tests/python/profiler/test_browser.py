@@ -40,7 +40,9 @@ LAYOUT = """
       const b = t.getBoundingClientRect();
       return {
         text: t.textContent,
-        inside: b.left >= box.left - 1 && b.right <= box.right + 1 && b.top >= box.top - 1 && b.bottom <= box.bottom + 1,
+        inside: b.left >= box.left - 1 && b.right <= box.right + 1
+          && b.top >= box.top - 1 && b.bottom <= box.bottom + 1,
+        box: [b.left, b.right, b.top + 2, b.bottom - 2],
         contrast: contrast(getComputedStyle(t).fill, back),
       };
     });
@@ -95,6 +97,10 @@ def check(page: Page, dark: bool, least_charts: int) -> Any:
         assert any(UNIT.search(t["text"]) for t in chart["texts"]), chart["texts"]
         outside = [t["text"] for t in chart["texts"] if not t["inside"]]
         assert not outside, (chart["label"], outside)
+        for i, a in enumerate(chart["texts"]):
+            for b in chart["texts"][i + 1 :]:
+                (l1, r1, t1, b1), (l2, r2, t2, b2) = a["box"], b["box"]
+                assert r1 <= l2 or r2 <= l1 or b1 <= t2 or b2 <= t1, (chart["label"], a["text"], b["text"])
         pale = [(t["text"], t["contrast"]) for t in chart["texts"] if t["contrast"] < 4.5]
         # Legends hold coloured marks; their words are tspans in the text colour, measured here.
         assert not pale, pale

@@ -107,7 +107,8 @@ def test_an_hour_of_many_cores(make_profile: Callable[..., Path]) -> None:
         ("GPUUtilization", [f"gpu{i}" for i in range(8)]),
         ("GPUMemoryUtilization", [f"gpu{i}" for i in range(8)]),
     ):
-        streams += [Stream("algo-1", dimension[:3].lower(), n, dimension, time, rng.uniform(0, 100, 7200)) for n in names]
+        kind = dimension[:3].lower()
+        streams += [Stream("algo-1", kind, n, dimension, time, rng.uniform(0, 100, 7200)) for n in names]
     job = JobData("job", streams)
     page = build_report(job, evaluate_report_rules(job))
     assert len(page.encode()) <= 400_000
@@ -135,12 +136,16 @@ def test_names_are_escaped(make_profile: Callable[..., Path]) -> None:
     job = JobData(
         evil,
         streams,
-        scalars=[{"MetricName": "loss", "Value": 1 / (k + 1), "Timestamp": 1.0 * k, "IterationNumber": k} for k in range(30)],
+        scalars=[
+            {"MetricName": "loss", "Value": 1 / (k + 1), "Timestamp": 1.0 * k, "IterationNumber": k}
+            for k in range(30)
+        ],
         metrics=[{"MetricName": evil, "Value": 1.0, "Timestamp": 1783653730.0}],
         description={"TrainingJobStatus": "Failed", "SecondaryStatus": evil, "FailureReason": evil},
         faults=[evil],
     )
-    page = build_report(job, [*evaluate_report_rules(job), RuleResult(evil, message=evil, status="IssuesFound", triggered=1)])
+    fired = RuleResult(evil, message=evil, status="IssuesFound", triggered=1)
+    page = build_report(job, [*evaluate_report_rules(job), fired])
     found = parsed(page)
     assert found.tags.get("script", 0) == 0 and found.tags.get("img", 0) == 0
     assert sum(evil in text for text in found.text) >= 4
