@@ -214,7 +214,7 @@ static int read_reply(PyObject *value, smhf_server_reply *reply, smhf_status *st
             PyErr_SetString(PyExc_ValueError, "the content type is too long");
             return -1;
         }
-        strcpy(reply->content_type, type);
+        memcpy(reply->content_type, type, strlen(type) + 1);
     }
     if (PyUnicode_Check(body)) {
         PyObject *bytes = PyUnicode_AsUTF8String(body);

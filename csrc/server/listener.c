@@ -27,8 +27,7 @@
 #define SERVICE_PREFIX "/endpoints/"
 #define SERVICE_SUFFIX "/invocations"
 
-/* --- socket
- * --------------------------------------------------------------------------------------- */
+/* --- socket --- */
 
 static smhf_status bind_failure(const smhf_server_options *options, int code, smhf_error *err) {
     if (code == EADDRINUSE) {
@@ -88,8 +87,7 @@ int smhf_listener_gone(const smhf_server_request *request) {
            (probe.revents & (POLLRDHUP | POLLERR | POLLHUP | POLLNVAL)) != 0;
 }
 
-/* --- answers
- * -------------------------------------------------------------------------------------- */
+/* --- answers --- */
 
 static void add_header(struct MHD_Response *response, const char *name, const char *value) {
     if (MHD_add_response_header(response, name, value) != MHD_YES) {
@@ -192,8 +190,7 @@ static enum MHD_Result answer_ping(smhf_server *server, struct MHD_Connection *c
                       NULL);
 }
 
-/* --- the beginning of a request
- * --------------------------------------------------------------------- */
+/* --- the beginning of a request --- */
 
 static const char *header_of(struct MHD_Connection *connection, const char *name) {
     const char *value = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, name);
@@ -314,7 +311,7 @@ static enum MHD_Result begin_invocation(smhf_server *server, struct MHD_Connecti
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     request->fd = (info != NULL) ? (int)info->connect_fd : -1;
     request->service_face = name[0] != '\0';
-    strcpy(request->endpoint, name);
+    snprintf(request->endpoint, sizeof request->endpoint, "%s", name);
     copy_header(request->content_type, sizeof request->content_type, connection,
                 MHD_HTTP_HEADER_CONTENT_TYPE);
     copy_header(request->accept, sizeof request->accept, connection, MHD_HTTP_HEADER_ACCEPT);
@@ -353,8 +350,7 @@ static enum MHD_Result begin(smhf_server *server, struct MHD_Connection *connect
     return begin_invocation(server, connection, name, slot);
 }
 
-/* --- body
- * ----------------------------------------------------------------------------------------- */
+/* --- body --- */
 
 static void refuse_now(smhf_server_request *request, int status, const char *message) {
     request->refusal = status;
@@ -451,8 +447,7 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **s
     }
 }
 
-/* --- open, close
- * ---------------------------------------------------------------------------------- */
+/* --- open, close --- */
 
 smhf_status smhf_listener_open(smhf_server *server, smhf_error *err) {
     const smhf_server_options *options = &server->options;

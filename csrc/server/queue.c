@@ -1,311 +1,26 @@
-/* queue.c: endpoints, their queues and workers: token-budget dynamic batching.
+/* queue.c: admission, queues and workers: token-budget dynamic batching.
  *
  * A worker that frees up takes what is queued, oldest first, up to the limits on rows, tokens and
  * bytes. A request with more rows than fit gives a part and goes to the tail, so a huge request
  * never starves small ones. A client that closed its side (the HTTP library does not write to a
- * half-closed one, either) or was reset is dropped before its rows are computed. The sweeper
- * answers whatever passed its deadline, queued or running, and looks for gone clients.
+ * half-closed one, either) or was reset is dropped before its rows are computed.
  *
  * One lock per server; nothing is computed, parsed, written or sent while it is held.
  */
 #include "common/mem.h"
 #include "server/server_room.h"
 
-#include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
-
-#define SWEEP_MS 100
-#define SWEEP_MAX 32 /* requests answered per look */
-
-int64_t smhf_server_now_ms(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-static void deadline_in(struct timespec *when, int64_t ms) {
-    clock_gettime(CLOCK_MONOTONIC, when);
-    when->tv_sec += ms / 1000;
-    when->tv_nsec += (ms % 1000) * 1000000;
-    if (when->tv_nsec >= 1000000000) {
-        when->tv_sec++;
-        when->tv_nsec -= 1000000000;
-    }
-}
-
-static int condition_init(pthread_cond_t *condition) {
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    int status = pthread_cond_init(condition, &attributes);
-    pthread_condattr_destroy(&attributes);
-    return status;
-}
-
-/* A thread that receives no signal: those belong to the program's own threads. */
-static int start_thread(pthread_t *thread, void *(*body)(void *), void *argument) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int status = pthread_create(thread, NULL, body, argument);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return status;
-}
-
-/* --- lists
- * ---------------------------------------------------------------------------------------- */
-
-/* Two intrusive memberships; `links` picks one of a request's. */
-typedef smhf_request_links *(*links_of)(smhf_server_request *request);
-
-static smhf_request_links *queue_links(smhf_server_request *request) {
-    return &request->queue;
-}
-
-static smhf_request_links *pending_links(smhf_server_request *request) {
-    return &request->pending;
-}
-
-static void list_append(smhf_request_list *list, smhf_server_request *request, links_of links) {
-    smhf_request_links *mine = links(request);
-    SMHF_ASSERT(mine->list == NULL);
-    mine->list = list;
-    mine->next = NULL;
-    mine->previous = list->last;
-    if (list->last != NULL) {
-        links(list->last)->next = request;
-    } else {
-        list->first = request;
-    }
-    list->last = request;
-    list->count++;
-}
-
-static void list_prepend(smhf_request_list *list, smhf_server_request *request, links_of links) {
-    smhf_request_links *mine = links(request);
-    SMHF_ASSERT(mine->list == NULL);
-    mine->list = list;
-    mine->previous = NULL;
-    mine->next = list->first;
-    if (list->first != NULL) {
-        links(list->first)->previous = request;
-    } else {
-        list->last = request;
-    }
-    list->first = request;
-    list->count++;
-}
-
-/* 1 when it was in a list. */
-static int list_remove(smhf_server_request *request, links_of links) {
-    smhf_request_links *mine = links(request);
-    smhf_request_list *list = mine->list;
-    if (list == NULL) {
-        return 0;
-    }
-    if (mine->previous != NULL) {
-        links(mine->previous)->next = mine->next;
-    } else {
-        list->first = mine->next;
-    }
-    if (mine->next != NULL) {
-        links(mine->next)->previous = mine->previous;
-    } else {
-        list->last = mine->previous;
-    }
-    list->count--;
-    *mine = (smhf_request_links){0};
-    return 1;
-}
-
-/* --- requests
- * ------------------------------------------------------------------------------------- */
-
-smhf_server_request *smhf_request_new(smhf_server *server) {
-    smhf_server_request *request = smhf_calloc(1, sizeof *request);
-    if (request == NULL) {
-        return NULL;
-    }
-    request->server = server;
-    request->fd = -1;
-    request->references = 1;
-    request->begun_ms = smhf_server_now_ms();
-    request->deadline_ms = request->begun_ms + server->options.deadline_ms;
-    smhf_buffer_init(&request->body, server->options.max_request_bytes);
-    smhf_buffer_init(&request->answer, 0);
-    smhf_wire_call_init(&request->call);
-    strcpy(request->answer_type, "application/json");
-    return request;
-}
-
-/* The lock is held; returns 1 when the caller must free it (without the lock). */
-static int release_locked(smhf_server_request *request) {
-    SMHF_ASSERT(request->references > 0);
-    if (--request->references > 0) {
-        return 0;
-    }
-    request->server->stats.memory_bytes -= request->charged;
-    return 1;
-}
-
-static void request_free(smhf_server_request *request) {
-    smhf_buffer_deinit(&request->body);
-    smhf_buffer_deinit(&request->answer);
-    smhf_wire_call_deinit(&request->call);
-    smhf_free(request->scores);
-    smhf_free(request);
-}
-
-void smhf_request_release(smhf_server_request *request) {
-    smhf_server *server = request->server;
-    pthread_mutex_lock(&server->lock);
-    int last = release_locked(request);
-    pthread_mutex_unlock(&server->lock);
-    if (last) {
-        request_free(request);
-    }
-}
-
-int smhf_request_charge(smhf_server_request *request, size_t bytes) {
-    smhf_server *server = request->server;
-    pthread_mutex_lock(&server->lock);
-    int fits = server->stats.memory_bytes + bytes <= server->options.max_memory_bytes;
-    if (fits) {
-        server->stats.memory_bytes += bytes;
-        request->charged += bytes;
-    }
-    pthread_mutex_unlock(&server->lock);
-    return fits;
-}
-
-void smhf_request_count(smhf_server_request *request) {
-    smhf_server *server = request->server;
-    pthread_mutex_lock(&server->lock);
-    server->stats.requests++;
-    if (request->http_status < 300) {
-        server->stats.answered_2xx++;
-    } else if (request->http_status < 500) {
-        server->stats.answered_4xx++;
-    } else {
-        server->stats.answered_5xx++;
-    }
-    pthread_mutex_unlock(&server->lock);
-}
-
-static const char *error_type(int http_status) {
-    switch (http_status) {
-    case 404:
-        return "ResourceNotFoundException";
-    case 405:
-        return "MethodNotAllowedException";
-    case 413:
-        return "RequestEntityTooLargeException";
-    case 503:
-        return "ServiceUnavailableException";
-    default:
-        return "InternalServerException"; /* the container calls its 400s so, too */
-    }
-}
-
-/* An answer that could not even be written: an empty body still carries the status. */
-static void fail_plainly(smhf_server_request *request, smhf_status status) {
-    if (status != SMHF_OK) {
-        smhf_buffer_clear(&request->answer);
-    }
-}
-
-/* On the service's face a container's refusal is wrapped; refusals for load stay what they are. */
-static void wrap_for_service(smhf_server_request *request) {
-    smhf_buffer container = request->answer;
-    smhf_buffer_init(&request->answer, 0);
-    fail_plainly(request,
-                 smhf_wire_model_error(&request->answer, request->http_status, request->endpoint,
-                                       smhf_buffer_view(&container), NULL));
-    smhf_buffer_deinit(&container);
-    request->http_status = 424;
-    request->error_type = "ModelError";
-    strcpy(request->answer_type, "application/json");
-}
-
-void smhf_request_fail(smhf_server_request *request, int http_status, const char *message) {
-    request->http_status = http_status;
-    strcpy(request->answer_type, "application/json");
-    smhf_buffer_clear(&request->answer);
-    if (http_status == 503) {
-        request->retry_after_s = request->server->options.retry_after_s;
-    }
-    if (!request->service_face) {
-        fail_plainly(request, smhf_wire_error(&request->answer, http_status,
-                                              error_type(http_status), message, NULL));
-        return;
-    }
-    request->error_type = (http_status == 503)   ? "ServiceUnavailable"
-                          : (http_status == 500) ? "InternalFailure"
-                                                 : "ValidationError";
-    fail_plainly(request,
-                 smhf_wire_service_error(&request->answer, request->error_type, message, NULL));
-}
-
-/* A refusal that came from the endpoint itself, not from the server around it. */
-static void fail_from_model(smhf_server_request *request, const smhf_error *err) {
-    int http_status;
-    switch (err->code) {
-    case SMHF_E_NOMEM:
-    case SMHF_E_BUSY:
-    case SMHF_E_UNAVAILABLE:
-        smhf_request_fail(request, 503, err->message);
-        return;
-    case SMHF_E_BACKEND:
-    case SMHF_E_IO:
-        http_status = 500;
-        break;
-    default:
-        http_status = 400; /* what the container says for every exception of its handler */
-        break;
-    }
-    int service_face = request->service_face;
-    request->service_face = 0;
-    smhf_request_fail(request, http_status, err->message);
-    request->service_face = service_face;
-    if (service_face) {
-        wrap_for_service(request);
-    }
-}
-
-/* Whoever gets 1 writes the answer and resumes; nobody else does. */
-static int claim_locked(smhf_server_request *request) {
-    if (request->state != SMHF_REQUEST_PENDING) {
-        return 0;
-    }
-    request->state = SMHF_REQUEST_ANSWERED;
-    list_remove(request, pending_links);
-    if (list_remove(request, queue_links)) {
-        request->references--; /* the connection still holds one */
-        SMHF_ASSERT(request->references > 0);
-    }
-    return 1;
-}
-
-static int claim(smhf_server_request *request) {
-    pthread_mutex_lock(&request->server->lock);
-    int mine = claim_locked(request);
-    pthread_mutex_unlock(&request->server->lock);
-    return mine;
-}
 
 static void answer_error(smhf_server_request *request, const smhf_error *err) {
-    if (claim(request)) {
-        fail_from_model(request, err);
+    if (smhf_request_claim(request)) {
+        smhf_request_fail_from_model(request, err);
         smhf_listener_resume(request);
     }
 }
 
-/* --- admission
- * ------------------------------------------------------------------------------------ */
+/* --- admission --- */
 
 int smhf_endpoint_name_valid(const char *name, size_t size) {
     if (size == 0 || size >= SMHF_ENDPOINT_NAME_SIZE) {
@@ -343,7 +58,7 @@ static smhf_server_request *evict_locked(smhf_server_lane *lane) {
         request = request->queue.next;
     }
     if (request != NULL) {
-        claim_locked(request);
+        smhf_request_claim_locked(request);
         lane->server->stats.gone++;
     }
     return request;
@@ -374,8 +89,8 @@ void smhf_request_push(smhf_server_request *request) {
             request->state = SMHF_REQUEST_PENDING;
             request->lane = lane;
             request->references++;
-            list_append(&server->pending, request, pending_links);
-            list_append(&lane->queue, request, queue_links);
+            smhf_requests_append(&server->pending, request, SMHF_LINKS_PENDING);
+            smhf_requests_append(&lane->queue, request, SMHF_LINKS_QUEUE);
             pthread_cond_signal(&lane->wake);
         }
     }
@@ -393,8 +108,7 @@ void smhf_request_push(smhf_server_request *request) {
     }
 }
 
-/* --- a worker's batch
- * ------------------------------------------------------------------------------ */
+/* --- a worker's batch --- */
 
 typedef struct segment {
     smhf_server_request *request; /* a reference is held */
@@ -420,12 +134,12 @@ static smhf_server_request *pop_locked(smhf_server_lane *lane, smhf_server_reque
         return NULL;
     }
     if (smhf_listener_gone(request)) {
-        claim_locked(request);
+        smhf_request_claim_locked(request);
         lane->server->stats.gone++;
         *gone = request;
         return NULL;
     }
-    list_remove(request, queue_links);
+    smhf_requests_remove(request, SMHF_LINKS_QUEUE);
     return request;
 }
 
@@ -534,9 +248,9 @@ static void gather_locked(worker_batch *batch) {
             full = 1;
             if (request->state == SMHF_REQUEST_PENDING) {
                 if (in_batch) { /* it had its turn */
-                    list_append(&lane->queue, request, queue_links);
+                    smhf_requests_append(&lane->queue, request, SMHF_LINKS_QUEUE);
                 } else {
-                    list_prepend(&lane->queue, request, queue_links);
+                    smhf_requests_prepend(&lane->queue, request, SMHF_LINKS_QUEUE);
                 }
                 request->references++;
                 if (lane->worker_count > 1) {
@@ -544,9 +258,9 @@ static void gather_locked(worker_batch *batch) {
                 }
             }
         }
-        if (!in_batch && release_locked(request)) { /* the popped reference */
+        if (!in_batch && smhf_request_release_locked(request)) { /* the popped reference */
             pthread_mutex_unlock(&server->lock);
-            request_free(request);
+            smhf_request_free(request);
             pthread_mutex_lock(&server->lock);
         }
     }
@@ -577,7 +291,7 @@ static void run_rows(const worker_batch *batch, size_t first, size_t count) {
 
 /* All rows have scores: writes the answer, if nobody answered meanwhile. */
 static void finish_request(smhf_server_lane *lane, smhf_server_request *request) {
-    if (!claim(request)) {
+    if (!smhf_request_claim(request)) {
         return;
     }
     smhf_error err = SMHF_ERROR_INIT;
@@ -588,7 +302,8 @@ static void finish_request(smhf_server_lane *lane, smhf_server_request *request)
                          lane->endpoint.label_count, request->scores, &request->answer, &err);
     if (status == SMHF_OK) {
         request->http_status = 200;
-        strcpy(request->answer_type, smhf_wire_mime(request->answer_format));
+        snprintf(request->answer_type, sizeof request->answer_type, "%s",
+                 smhf_wire_mime(request->answer_format));
     } else {
         if (request->answer.size + 4096 > request->answer.limit) {
             smhf_fail(&err, SMHF_E_ARG,
@@ -597,7 +312,7 @@ static void finish_request(smhf_server_lane *lane, smhf_server_request *request)
         }
         smhf_buffer_deinit(&request->answer);
         smhf_buffer_init(&request->answer, 0);
-        fail_from_model(request, &err);
+        smhf_request_fail_from_model(request, &err);
     }
     smhf_listener_resume(request);
 }
@@ -658,8 +373,7 @@ static void run_batch(worker_batch *batch) {
     deliver(batch);
 }
 
-/* --- whole requests: a user's own handlers
- * ---------------------------------------------------------- */
+/* --- whole requests: a user's own handlers --- */
 
 static void run_whole(smhf_server_lane *lane, smhf_server_request *request) {
     smhf_error err = SMHF_ERROR_INIT;
@@ -672,14 +386,14 @@ static void run_whole(smhf_server_lane *lane, smhf_server_request *request) {
         err.code = status;
         answer_error(request, &err);
         smhf_buffer_deinit(&reply.body);
-    } else if (claim(request)) {
+    } else if (smhf_request_claim(request)) {
         smhf_buffer_deinit(&request->answer);
         request->answer = reply.body;
         request->http_status = reply.http_status;
         reply.content_type[sizeof reply.content_type - 1] = '\0';
-        strcpy(request->answer_type, reply.content_type);
+        snprintf(request->answer_type, sizeof request->answer_type, "%s", reply.content_type);
         if (request->service_face && request->http_status >= 400) {
-            wrap_for_service(request);
+            smhf_request_wrap(request);
         }
         smhf_listener_resume(request);
     } else {
@@ -702,15 +416,14 @@ static void serve_whole_locked(smhf_server_lane *lane) {
     pthread_mutex_lock(&server->lock);
 }
 
-/* --- threads
- * -------------------------------------------------------------------------------------- */
+/* --- threads --- */
 
-typedef struct worker_start {
+struct smhf_lane_worker {
     smhf_server_lane *lane;
     worker_batch batch;
-} worker_start;
+};
 
-static void worker_free(worker_start *worker) {
+void smhf_lane_worker_free(smhf_lane_worker *worker) {
     if (worker != NULL) {
         smhf_free(worker->batch.segment);
         smhf_free(worker->batch.row);
@@ -719,9 +432,9 @@ static void worker_free(worker_start *worker) {
     }
 }
 
-static worker_start *worker_new(smhf_server_lane *lane) {
+smhf_lane_worker *smhf_lane_worker_new(smhf_server_lane *lane) {
     size_t rows = (size_t)lane->server->options.max_batch_rows;
-    worker_start *worker = smhf_calloc(1, sizeof *worker);
+    smhf_lane_worker *worker = smhf_calloc(1, sizeof *worker);
     if (worker == NULL) {
         return NULL;
     }
@@ -732,14 +445,14 @@ static worker_start *worker_new(smhf_server_lane *lane) {
     worker->batch.result = smhf_calloc(rows, sizeof(smhf_server_result));
     if (worker->batch.segment == NULL || worker->batch.row == NULL ||
         worker->batch.result == NULL) {
-        worker_free(worker);
+        smhf_lane_worker_free(worker);
         return NULL;
     }
     return worker;
 }
 
-static void *worker_body(void *argument) {
-    worker_start *worker = argument;
+void *smhf_lane_worker_body(void *argument) {
+    smhf_lane_worker *worker = argument;
     smhf_server_lane *lane = worker->lane;
     smhf_server *server = lane->server;
     pthread_mutex_lock(&server->lock);
@@ -762,367 +475,6 @@ static void *worker_body(void *argument) {
         }
     }
     pthread_mutex_unlock(&server->lock);
-    worker_free(worker);
+    smhf_lane_worker_free(worker);
     return NULL;
-}
-
-/* Claims up to SWEEP_MAX requests that passed their deadline or whose clients left. */
-static size_t sweep_locked(smhf_server *server, smhf_server_request **out, int *timed_out) {
-    int64_t now = smhf_server_now_ms();
-    size_t count = 0;
-    smhf_server_request *next;
-    for (smhf_server_request *r = server->pending.first; r != NULL && count < SWEEP_MAX; r = next) {
-        next = r->pending.next;
-        if (now < r->deadline_ms) {
-            continue; /* a slow upload may stand behind younger ones: no early end */
-        }
-        claim_locked(r);
-        server->stats.expired++;
-        timed_out[count] = 1;
-        out[count++] = r;
-    }
-    for (smhf_server_lane *lane = server->lanes; lane != NULL; lane = lane->next) {
-        for (smhf_server_request *r = lane->queue.first; r != NULL && count < SWEEP_MAX; r = next) {
-            next = r->queue.next;
-            if (smhf_listener_gone(r)) {
-                claim_locked(r);
-                server->stats.gone++;
-                timed_out[count] = 0;
-                out[count++] = r;
-            }
-        }
-    }
-    return count;
-}
-
-static void *sweeper_body(void *argument) {
-    smhf_server *server = argument;
-    smhf_server_request *found[SWEEP_MAX];
-    int timed_out[SWEEP_MAX];
-    char message[96];
-    snprintf(message, sizeof message, "the deadline of %g s passed before the answer was ready",
-             server->options.deadline_ms / 1000.0);
-    pthread_mutex_lock(&server->lock);
-    while (server->state != SMHF_SERVER_STOPPING) {
-        size_t count = sweep_locked(server, found, timed_out);
-        if (count > 0) {
-            pthread_mutex_unlock(&server->lock);
-            for (size_t i = 0; i < count; i++) {
-                smhf_request_fail(found[i], 503, timed_out[i] ? message : "the client is gone");
-                smhf_listener_resume(found[i]);
-            }
-            pthread_mutex_lock(&server->lock);
-            continue;
-        }
-        struct timespec when;
-        deadline_in(&when, SWEEP_MS);
-        pthread_cond_timedwait(&server->sweep, &server->lock, &when);
-    }
-    pthread_mutex_unlock(&server->lock);
-    return NULL;
-}
-
-/* --- endpoints
- * ------------------------------------------------------------------------------------ */
-
-static void lane_free(smhf_server_lane *lane) {
-    if (lane == NULL) {
-        return;
-    }
-    for (size_t i = 0; lane->labels != NULL && i < lane->endpoint.label_count; i++) {
-        smhf_free(lane->labels[i]);
-    }
-    smhf_free(lane->labels);
-    smhf_free(lane->workers);
-    pthread_cond_destroy(&lane->wake);
-    smhf_free(lane);
-}
-
-static smhf_status lane_new(smhf_server *server, const smhf_server_endpoint *endpoint,
-                            smhf_server_lane **out, smhf_error *err) {
-    smhf_server_lane *lane = smhf_calloc(1, sizeof *lane);
-    *out = NULL;
-    if (lane == NULL) {
-        return smhf_fail_nomem(err, "endpoint", sizeof *lane);
-    }
-    condition_init(&lane->wake);
-    lane->server = server;
-    lane->endpoint = *endpoint;
-    strcpy(lane->name, endpoint->name);
-    lane->endpoint.name = lane->name;
-    lane->endpoint.workers = endpoint->workers > 0 ? endpoint->workers : 1;
-    lane->endpoint.max_row_tokens = endpoint->max_row_tokens > 0 ? endpoint->max_row_tokens : 512;
-    lane->labels = smhf_calloc(endpoint->label_count + 1, sizeof *lane->labels);
-    lane->workers = smhf_calloc((size_t)lane->endpoint.workers, sizeof *lane->workers);
-    int failed = lane->labels == NULL || lane->workers == NULL;
-    for (size_t i = 0; !failed && i < endpoint->label_count; i++) {
-        lane->labels[i] = smhf_strdup(endpoint->labels[i]);
-        failed = lane->labels[i] == NULL;
-    }
-    if (failed) {
-        lane_free(lane);
-        return smhf_fail(err, SMHF_E_NOMEM, "endpoint %s: no memory for %zu labels", endpoint->name,
-                         endpoint->label_count);
-    }
-    *out = lane;
-    return SMHF_OK;
-}
-
-/* Ends the workers of a lane that is out of the list or closing, then the lane itself. */
-static void lane_end(smhf_server_lane *lane) {
-    smhf_server *server = lane->server;
-    pthread_mutex_lock(&server->lock);
-    lane->closing = 1;
-    pthread_cond_broadcast(&lane->wake);
-    pthread_mutex_unlock(&server->lock);
-    for (int i = 0; i < lane->worker_count; i++) {
-        pthread_join(lane->workers[i], NULL);
-    }
-    if (lane->endpoint.release != NULL) {
-        lane->endpoint.release(lane->endpoint.context);
-    }
-    pthread_mutex_lock(&server->lock);
-    smhf_server_lane **at = &server->lanes;
-    while (*at != NULL && *at != lane) {
-        at = &(*at)->next;
-    }
-    if (*at == lane) {
-        *at = lane->next;
-    }
-    pthread_mutex_unlock(&server->lock);
-    lane_free(lane);
-}
-
-static smhf_status check_endpoint(const smhf_server_endpoint *endpoint, smhf_error *err) {
-    if (endpoint->name == NULL ||
-        !smhf_endpoint_name_valid(endpoint->name, strlen(endpoint->name))) {
-        return smhf_fail(err, SMHF_E_ARG,
-                         "endpoint name %.80s: expected 1-63 letters, digits and inner hyphens",
-                         endpoint->name == NULL ? "(none)" : endpoint->name);
-    }
-    if ((endpoint->batch == NULL) == (endpoint->whole == NULL)) {
-        return smhf_fail(err, SMHF_E_ARG, "endpoint %s: expected one of batch and whole",
-                         endpoint->name);
-    }
-    if (endpoint->batch != NULL && (endpoint->label_count == 0 || endpoint->labels == NULL)) {
-        return smhf_fail(err, SMHF_E_ARG, "endpoint %s: expected at least one label",
-                         endpoint->name);
-    }
-    for (size_t i = 0; i < endpoint->label_count; i++) {
-        size_t size = strlen(endpoint->labels[i]);
-        if (smhf_utf8_validate((const uint8_t *)endpoint->labels[i], size) < size) {
-            return smhf_fail(err, SMHF_E_ARG, "endpoint %s: label %zu is not UTF-8", endpoint->name,
-                             i);
-        }
-    }
-    if (endpoint->workers < 0 || endpoint->workers > 256) {
-        return smhf_fail(err, SMHF_E_ARG, "endpoint %s: workers %d: expected 0..256",
-                         endpoint->name, endpoint->workers);
-    }
-    return SMHF_OK;
-}
-
-/* Puts the lane into the list unless the name is taken. */
-static smhf_status lane_enlist(smhf_server_lane *lane, smhf_error *err) {
-    smhf_server *server = lane->server;
-    smhf_status status = SMHF_OK;
-    pthread_mutex_lock(&server->lock);
-    smhf_server_lane **at = &server->lanes;
-    for (; *at != NULL; at = &(*at)->next) {
-        if (strcmp((*at)->name, lane->name) == 0) {
-            status = smhf_fail(err, SMHF_E_ARG, "endpoint %s: the name is taken", lane->name);
-            break;
-        }
-    }
-    if (status == SMHF_OK) {
-        *at = lane;
-    }
-    pthread_mutex_unlock(&server->lock);
-    return status;
-}
-
-smhf_status smhf_server_add(smhf_server *server, const smhf_server_endpoint *endpoint,
-                            smhf_error *err) {
-    smhf_server_lane *lane;
-    SMHF_TRY(check_endpoint(endpoint, err));
-    SMHF_TRY(lane_new(server, endpoint, &lane, err));
-    if (lane_enlist(lane, err) != SMHF_OK) {
-        lane_free(lane);
-        return SMHF_E_ARG;
-    }
-    for (int i = 0; i < lane->endpoint.workers; i++) {
-        worker_start *worker = worker_new(lane);
-        if (worker == NULL || start_thread(&lane->workers[i], worker_body, worker) != 0) {
-            worker_free(worker);
-            lane->endpoint.release = NULL; /* a failed add leaves the context to the caller */
-            smhf_status status =
-                smhf_fail(err, SMHF_E_NOMEM, "endpoint %s: no memory for worker %d", lane->name, i);
-            lane_end(lane);
-            return status;
-        }
-        lane->worker_count = i + 1;
-    }
-    return SMHF_OK;
-}
-
-smhf_status smhf_server_remove(smhf_server *server, const char *name, smhf_error *err) {
-    pthread_mutex_lock(&server->lock);
-    smhf_server_lane *lane = (name[0] != '\0') ? smhf_server_find_locked(server, name) : NULL;
-    if (lane != NULL) {
-        lane->closing = 1;
-    }
-    pthread_mutex_unlock(&server->lock);
-    if (lane == NULL) {
-        return smhf_fail(err, SMHF_E_ARG, "endpoint %.80s: there is none of this name", name);
-    }
-    lane_end(lane);
-    return SMHF_OK;
-}
-
-int smhf_server_has(smhf_server *server, const char *name) {
-    pthread_mutex_lock(&server->lock);
-    int found = name[0] != '\0' && smhf_server_find_locked(server, name) != NULL;
-    pthread_mutex_unlock(&server->lock);
-    return found;
-}
-
-/* --- the server
- * ----------------------------------------------------------------------------------- */
-
-static smhf_status check_options(const smhf_server_options *options, smhf_error *err) {
-    if (options->host == NULL || strlen(options->host) >= 64) {
-        return smhf_fail(err, SMHF_E_ARG, "host: expected a numeric address or localhost");
-    }
-    if (options->port < 0 || options->port > 65535) {
-        return smhf_fail(err, SMHF_E_ARG, "port %d: expected 0..65535", options->port);
-    }
-    if (options->max_batch_rows < 1 || options->max_batch_rows > 65536) {
-        return smhf_fail(err, SMHF_E_ARG, "max_batch_rows %d: expected 1..65536",
-                         options->max_batch_rows);
-    }
-    if (options->max_queue < 1 || options->deadline_ms < 1 || options->max_connections < 1 ||
-        options->idle_timeout_s < 1 || options->backlog < 1 || options->retry_after_s < 0 ||
-        options->max_request_bytes < 2 || options->max_response_bytes < 2 ||
-        options->max_batch_tokens < 1 || options->max_request_rows < 1) {
-        return smhf_fail(err, SMHF_E_ARG, "server options: expected every limit to be at least 1");
-    }
-    if (options->max_header_bytes < 4096) {
-        return smhf_fail(err, SMHF_E_ARG, "max_header_bytes %zu: expected at least 4096",
-                         options->max_header_bytes);
-    }
-    return SMHF_OK;
-}
-
-static void server_destroy(smhf_server *server) {
-    pthread_cond_destroy(&server->idle);
-    pthread_cond_destroy(&server->sweep);
-    pthread_mutex_destroy(&server->lock);
-    smhf_free(server);
-}
-
-smhf_status smhf_server_start(const smhf_server_options *options, smhf_server **out,
-                              smhf_error *err) {
-    *out = NULL;
-    SMHF_TRY(check_options(options, err));
-    smhf_server *server = smhf_calloc(1, sizeof *server);
-    if (server == NULL) {
-        return smhf_fail_nomem(err, "server", sizeof *server);
-    }
-    server->options = *options;
-    strcpy(server->host, options->host);
-    server->options.host = server->host;
-    server->process = (long)getpid();
-    pthread_mutex_init(&server->lock, NULL);
-    condition_init(&server->idle);
-    condition_init(&server->sweep);
-    smhf_status status = smhf_listener_open(server, err);
-    if (status != SMHF_OK) {
-        server_destroy(server);
-        return status;
-    }
-    if (start_thread(&server->sweeper, sweeper_body, server) != 0) {
-        smhf_listener_close(server);
-        server_destroy(server);
-        return smhf_fail(err, SMHF_E_NOMEM, "server: could not start a thread");
-    }
-    *out = server;
-    return SMHF_OK;
-}
-
-int smhf_server_port(const smhf_server *server) {
-    return server->port;
-}
-
-void smhf_server_set_ready(smhf_server *server) {
-    pthread_mutex_lock(&server->lock);
-    if (server->state == SMHF_SERVER_STARTING) {
-        server->state = SMHF_SERVER_READY;
-    }
-    pthread_mutex_unlock(&server->lock);
-}
-
-smhf_status smhf_server_drain(smhf_server *server, int timeout_ms, smhf_error *err) {
-    struct timespec until;
-    deadline_in(&until, timeout_ms > 0 ? timeout_ms : 0);
-    pthread_mutex_lock(&server->lock);
-    if (server->state < SMHF_SERVER_DRAINING) {
-        server->state = SMHF_SERVER_DRAINING;
-    }
-    while (server->stats.in_flight > 0 &&
-           pthread_cond_timedwait(&server->idle, &server->lock, &until) == 0) {
-    }
-    uint64_t left = server->stats.in_flight;
-    pthread_mutex_unlock(&server->lock);
-    if (left > 0) {
-        return smhf_fail(err, SMHF_E_TIMEOUT,
-                         "drain: %llu requests are still in flight after %d ms",
-                         (unsigned long long)left, timeout_ms);
-    }
-    return SMHF_OK;
-}
-
-/* Answers whatever is pending; running callbacks find their requests claimed. */
-static void refuse_pending(smhf_server *server) {
-    for (;;) {
-        pthread_mutex_lock(&server->lock);
-        smhf_server_request *request = server->pending.first;
-        if (request != NULL) {
-            claim_locked(request);
-        }
-        pthread_mutex_unlock(&server->lock);
-        if (request == NULL) {
-            return;
-        }
-        smhf_request_fail(request, 503, "the server is stopping");
-        smhf_listener_resume(request);
-    }
-}
-
-void smhf_server_free(smhf_server *server) {
-    if (server == NULL || server->process != (long)getpid()) {
-        return;
-    }
-    pthread_mutex_lock(&server->lock);
-    server->state = SMHF_SERVER_STOPPING;
-    pthread_cond_broadcast(&server->sweep);
-    pthread_mutex_unlock(&server->lock);
-    pthread_join(server->sweeper, NULL);
-    refuse_pending(server);
-    while (server->lanes != NULL) {
-        lane_end(server->lanes);
-    }
-    smhf_status left = smhf_server_drain(server, 1000, NULL); /* lets the last answers leave */
-    (void)left;
-    smhf_listener_close(server);
-    server_destroy(server);
-}
-
-void smhf_server_stats_get(smhf_server *server, smhf_server_stats *out) {
-    pthread_mutex_lock(&server->lock);
-    *out = server->stats;
-    out->queued = 0;
-    for (smhf_server_lane *lane = server->lanes; lane != NULL; lane = lane->next) {
-        out->queued += lane->queue.count;
-    }
-    pthread_mutex_unlock(&server->lock);
 }

@@ -14,8 +14,7 @@
 
 #include <pthread.h>
 
-/* --- wire.c: bytes to rows, scores to bytes ----------------------------------------------------
- */
+/* --- wire.c, answer.c: bytes to rows, scores to bytes --- */
 
 typedef enum smhf_wire_shape {
     SMHF_WIRE_TEXT, /* "inputs" is one string: the answer is a list all the same */
@@ -44,6 +43,8 @@ smhf_status smhf_wire_content_type(const char *header, smhf_wire_format *out,
                                    smhf_error *err) SMHF_MUST_USE;
 smhf_status smhf_wire_accept(const char *header, smhf_wire_format *out,
                              smhf_error *err) SMHF_MUST_USE;
+/* Where in "inputs" a fault is, for sentences: "inputs", "inputs[3]". */
+const char *smhf_wire_place(char out[32], smhf_wire_shape shape, size_t row);
 const char *smhf_wire_mime(smhf_wire_format format);
 /* Rows of a body; they borrow from it. */
 smhf_status smhf_wire_decode(smhf_wire_call *call, smhf_wire_format format, smhf_bytes_view body,
@@ -62,8 +63,7 @@ smhf_status smhf_wire_model_error(smhf_buffer *out, int http_status, const char 
 smhf_status smhf_wire_service_error(smhf_buffer *out, const char *code, const char *message,
                                     smhf_error *err) SMHF_MUST_USE;
 
-/* --- requests and lanes --------------------------------------------------------------------------
- */
+/* --- requests and lanes --- */
 
 typedef enum smhf_request_state {
     SMHF_REQUEST_READING,  /* owned by the listener */
@@ -166,7 +166,30 @@ struct smhf_server {
 
 int64_t smhf_server_now_ms(void);
 
-/* queue.c. New request with one reference (the connection's); NULL without memory. */
+/* request.c */
+typedef enum smhf_links_kind { SMHF_LINKS_QUEUE, SMHF_LINKS_PENDING } smhf_links_kind;
+void smhf_requests_append(smhf_request_list *list, smhf_server_request *request,
+                          smhf_links_kind kind);
+void smhf_requests_prepend(smhf_request_list *list, smhf_server_request *request,
+                           smhf_links_kind kind);
+/* 1 when it was in a list. */
+int smhf_requests_remove(smhf_server_request *request, smhf_links_kind kind);
+/* A moment `ms` from now for a condition made by the next; 0 or an errno. */
+void smhf_deadline_in(struct timespec *when, int64_t ms);
+int smhf_condition_init(pthread_cond_t *condition);
+/* A thread that receives no signal: those belong to the program's own threads. 0 or an errno. */
+int smhf_thread_start(pthread_t *thread, void *(*body)(void *), void *argument);
+/* Whoever gets 1 writes the answer and resumes; nobody else does. */
+int smhf_request_claim_locked(smhf_server_request *request);
+int smhf_request_claim(smhf_server_request *request);
+/* Lock held; 1: the caller must free it, without the lock. */
+int smhf_request_release_locked(smhf_server_request *request);
+void smhf_request_free(smhf_server_request *request);
+/* A refusal that came from the endpoint itself, not from the server around it. Claimed only. */
+void smhf_request_fail_from_model(smhf_server_request *request, const smhf_error *err);
+/* On the service's face a container's refusal is wrapped as ModelError. */
+void smhf_request_wrap(smhf_server_request *request);
+/* New request with one reference (the connection's); NULL without memory. */
 smhf_server_request *smhf_request_new(smhf_server *server);
 void smhf_request_release(smhf_server_request *request);
 /* Charges body bytes; 0 when the server holds too many already. */
@@ -183,6 +206,14 @@ void smhf_request_count(smhf_server_request *request);
 smhf_server_lane *smhf_server_find_locked(smhf_server *server, const char *name);
 /* 1 for 1-63 letters, digits and inner hyphens. */
 int smhf_endpoint_name_valid(const char *name, size_t size);
+
+/* queue.c */
+typedef struct smhf_lane_worker smhf_lane_worker; /* a thread of a lane, with its batch's memory */
+smhf_lane_worker *smhf_lane_worker_new(smhf_server_lane *lane);
+/* For one whose thread never started. NULL is fine. */
+void smhf_lane_worker_free(smhf_lane_worker *worker);
+/* Thread body; `argument` is the worker, freed at its end. */
+void *smhf_lane_worker_body(void *argument);
 
 /* listener.c */
 smhf_status smhf_listener_open(smhf_server *server, smhf_error *err) SMHF_MUST_USE;

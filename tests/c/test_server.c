@@ -72,8 +72,9 @@ static answer read_answer(int fd) {
 }
 
 static void post(int fd, const char *path, const char *type, const char *extra, const char *body) {
-    char *text = malloc(strlen(body) + 512);
-    sprintf(text, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\n%sContent-Length: %zu\r\n\r\n%s",
+    size_t room = strlen(body) + 512;
+    char *text = malloc(room);
+    snprintf(text, room, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\n%sContent-Length: %zu\r\n\r\n%s",
             path, type, extra, strlen(body), body);
     send_text(fd, text);
     free(text);
@@ -778,7 +779,7 @@ static smhf_status echo_whole(void *context, const smhf_server_call *call,
     if (smhf_bytes_equal_string(call->body, "fail")) {
         return smhf_fail(err, SMHF_E_ARG, "handler failed");
     }
-    strcpy(reply->content_type, "text/plain");
+    snprintf(reply->content_type, sizeof reply->content_type, "text/plain");
     return smhf_buffer_append_format(&reply->body, err, "%s|%s|%.*s", call->content_type,
                                      call->custom_attributes, (int)call->body.size,
                                      (const char *)call->body.data);
