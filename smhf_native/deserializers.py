@@ -50,7 +50,7 @@ class SimpleBaseDeserializer(BaseDeserializer):
         self.accept = accept
 
     @property
-    def ACCEPT(self) -> tuple[str, ...]:  # type: ignore[override]
+    def ACCEPT(self) -> tuple[str, ...]:
         """The types to ask for."""
         return (self.accept,) if isinstance(self.accept, str) else tuple(self.accept)
 

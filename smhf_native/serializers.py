@@ -46,7 +46,7 @@ class SimpleBaseSerializer(BaseSerializer):
         self.content_type = content_type
 
     @property
-    def CONTENT_TYPE(self) -> str:  # type: ignore[override]
+    def CONTENT_TYPE(self) -> str:
         """The content type of the body."""
         return self.content_type
 

@@ -10,6 +10,9 @@ import json
 import os
 import shutil
 import tempfile
+import threading
+import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,18 +225,45 @@ class ModelServer(Server):
 
 
 class _RegisteredServer(ModelServer):
-    """A server whose endpoint other processes find by name; :func:`serve` makes it."""
+    """A server whose endpoint other processes find, and may end, by name; :func:`serve` makes it."""
 
     registered: str | None = None
 
-    def stop(self, timeout: float = 20.0) -> None:
-        """Take the name out of the registry, drain, close."""
-        if self.registered is not None:
-            from smhf_native import endpoints
+    def register(self, name: str, model_data: str) -> None:
+        """Enter the endpoint into the registry and mind requests to end it."""
+        from smhf_native import endpoints
 
-            name, self.registered = self.registered, None
-            endpoints.forget(name, pid=os.getpid())
-        super().stop(timeout)
+        endpoints.register(
+            endpoints.EndpointRecord.of_this_process(name, self.url, self.port, model_data, keep=True)
+        )
+        self.registered = name
+        threading.Thread(target=_mind_removal, args=(weakref.ref(self), name), daemon=True).start()
+
+    def stop(self, timeout: float = 20.0) -> None:
+        """Drain, close, and take the name out of the registry."""
+        try:
+            super().stop(timeout)
+        finally:
+            if self.registered is not None:
+                from smhf_native import endpoints
+
+                name, self.registered = self.registered, None
+                endpoints.forget(name, pid=os.getpid())
+
+
+def _mind_removal(reference: weakref.ref[_RegisteredServer], name: str) -> None:
+    """Stop the server when somebody asks for its endpoint's end (``smhf endpoints stop NAME``)."""
+    from smhf_native import endpoints
+
+    while True:
+        time.sleep(0.1)
+        server = reference()
+        if server is None or not server.running:
+            return
+        if endpoints.removal_requested(name):
+            server.stop()
+            return
+        del server
 
 
 def serve(
@@ -288,12 +318,7 @@ def serve(
             name or "model", model, default=True, workers=workers, device=device, precision=precision
         )
         if name is not None:
-            from smhf_native import endpoints
-
-            endpoints.register(
-                endpoints.EndpointRecord.of_this_process(name, server.url, server.port, os.fspath(model), keep=True)
-            )
-            server.registered = name
+            server.register(name, os.fspath(model))
     except BaseException:
         server.stop(timeout=0)
         raise

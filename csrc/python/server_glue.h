@@ -23,7 +23,7 @@ server_join *smhf_server_join_new(PyObject *tokenizer_capsule, PyObject *model_c
 void smhf_server_join_free(server_join *join);
 int smhf_server_join_labels(const server_join *join);
 size_t smhf_server_join_max_length(const server_join *join);
-smhf_status smhf_server_join_batch(void *join, const smhf_server_row *rows,
+smhf_status smhf_server_join_batch(const server_join *join, const smhf_server_row *rows,
                                    smhf_server_result *results, size_t count, smhf_error *err);
 
 #endif

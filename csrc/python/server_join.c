@@ -241,9 +241,8 @@ static smhf_status run_group(const server_join *join, join_scratch *scratch,
     return status;
 }
 
-smhf_status smhf_server_join_batch(void *context, const smhf_server_row *rows,
+smhf_status smhf_server_join_batch(const server_join *join, const smhf_server_row *rows,
                                    smhf_server_result *results, size_t count, smhf_error *err) {
-    const server_join *join = context;
     join_scratch scratch = {0};
     smhf_status status = scratch_init(&scratch, count, join->labels, err);
     for (size_t i = 0; status == SMHF_OK && i < count; i++) {

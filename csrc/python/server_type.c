@@ -30,8 +30,7 @@ static server_state *state_of(server_object *self) {
     return PyType_GetModuleState(Py_TYPE(self));
 }
 
-/* --- contexts
- * ------------------------------------------------------------------------------------- */
+/* --- contexts --- */
 
 /* Called by the core from whichever thread removed the endpoint, without the GIL. */
 static void context_release(void *argument) {
@@ -71,8 +70,7 @@ static endpoint_context *context_new(server_object *self) {
     return context;
 }
 
-/* --- Python callables on worker threads
- * -------------------------------------------------------------- */
+/* --- Python callables on worker threads --- */
 
 /* The exception in flight as a row's or call's error; clears it. Whatever a handler raises is the
  * caller's 400, as in the container; out of memory is not. */
@@ -176,6 +174,12 @@ static smhf_status batch_with_gil(endpoint_context *context, const smhf_server_r
     return status;
 }
 
+static smhf_status native_batch(void *argument, const smhf_server_row *rows,
+                                smhf_server_result *results, size_t count, smhf_error *err) {
+    endpoint_context *context = argument;
+    return smhf_server_join_batch(context->join, rows, results, count, err);
+}
+
 static PyThreadState *enter_python(const endpoint_context *context) {
     PyThreadState *thread = PyThreadState_New(context->interpreter);
     if (thread != NULL) {
@@ -254,8 +258,7 @@ static smhf_status python_whole(void *argument, const smhf_server_call *call,
     return status;
 }
 
-/* --- construction
- * --------------------------------------------------------------------------------- */
+/* --- construction --- */
 
 static int parse_options(PyObject *args, PyObject *kwargs, smhf_server_options *options) {
     static char *names[] = {"host",
@@ -349,8 +352,7 @@ static void server_dealloc(server_object *self) {
     Py_DECREF(type);
 }
 
-/* --- methods
- * -------------------------------------------------------------------------------------- */
+/* --- methods --- */
 
 /* The handle, or NULL with ValueError once stopped. */
 static smhf_server *open_server(server_object *self) {
@@ -418,7 +420,7 @@ static smhf_server_function function_of(const char *name) {
 
 static PyObject *server_add_model(server_object *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"", "", "", "", "", "default", "workers", NULL};
-    smhf_server_endpoint endpoint = {.batch = smhf_server_join_batch, .workers = 1};
+    smhf_server_endpoint endpoint = {.batch = native_batch, .workers = 1};
     PyObject *tokenizer, *model, *labels, *result = NULL;
     const char *function_text;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sOOOs|pi:add_model", names, &endpoint.name,

@@ -26,8 +26,9 @@ from typing import IO, Any
 
 from smhf_native import endpoints
 from smhf_native.errors import SmhfError
+from smhf_native.jobs.records import home
 
-__all__ = ["EndpointHost", "HostClient", "add_endpoint", "delete_endpoint", "main"]
+__all__ = ["EndpointHost", "HostClient", "HostError", "add_endpoint", "delete_endpoint", "host_process", "main"]
 
 _POLL = 0.1  # seconds between looks at the registry and the parent
 _DRAIN = 20.0  # seconds that SIGTERM leaves to requests in flight
@@ -163,6 +164,15 @@ class HostError(SmhfError, RuntimeError):
     """The endpoint host could not do what was asked; the sentence is its own."""
 
 
+def _exception(kind: str, message: str) -> Exception:
+    """The host's exception again, when it is of a kind that a caller may expect; else HostError."""
+    from smhf_native import errors
+
+    known = (ValueError, FileNotFoundError, NotImplementedError, errors.ParseError, errors.BackendError,
+             errors.MissingExtraError)  # fmt: skip
+    return {each.__name__: each for each in known}.get(kind, HostError)(message)
+
+
 class HostClient:
     """A running host process and the pipes to it."""
 
@@ -170,7 +180,7 @@ class HostClient:
         from smhf_native.jobs.launch import python_path
 
         environment = dict(os.environ)
-        environment["SMHF_HOME"] = str(endpoints.home())
+        environment["SMHF_HOME"] = str(home())
         python_path(environment)
         folder = endpoints.folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -216,9 +226,7 @@ class HostClient:
             raise HostError(f"the endpoint host (process {self.process.pid}) ended unexpectedly: {tail}")
         answer: dict[str, Any] = json.loads(line)
         if not answer["ok"]:
-            kind = answer["type"]
-            failure = {"ValueError": ValueError, "FileNotFoundError": FileNotFoundError}.get(kind, HostError)
-            raise failure(answer["message"])
+            raise _exception(answer["type"], answer["message"])
         return answer
 
     def close(self, timeout: float = 10.0) -> None:

@@ -1,0 +1,8 @@
+"""Tiny models for the tests of the server room."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
