@@ -84,7 +84,7 @@ def _serve(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     server = serve(args.model, port=args.port, host=args.host, name=args.name)
     print(f"serving {args.model} at {server.url} (Ctrl-C stops)", flush=True)
-    while not stop.wait(1.0):
+    while server.running and not stop.wait(0.2):  # it may be stopped by name from outside
         pass
     server.stop()
     return 0

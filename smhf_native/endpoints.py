@@ -71,7 +71,14 @@ class EndpointRecord:
 
     @classmethod
     def of_this_process(
-        cls, name: str, url: str, port: int, model_data: str, *, host_pid: int | None = None, keep: bool = False
+        cls,
+        name: str,
+        url: str,
+        port: int,
+        model_data: str,
+        *,
+        host_pid: int | None = None,
+        keep: bool = False,
     ) -> EndpointRecord:
         """A record whose serving process is this one."""
         pid = os.getpid()

@@ -8,13 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from smhf_native.deserializers import BytesDeserializer, JSONDeserializer
-from smhf_native.huggingface.local_runtime import LocalRuntimeClient
 from smhf_native.serializers import IdentitySerializer, JSONSerializer
 from smhf_native.session import Session, default_session
 
 __all__ = ["HuggingFacePredictor", "Predictor"]
-
-_local_runtime = LocalRuntimeClient()
 
 
 class Predictor:
@@ -93,7 +90,7 @@ class Predictor:
         arguments = self._arguments(
             data, initial_args, target_model, target_variant, inference_id, custom_attributes, component_name
         )
-        answer = self._runtime().invoke_endpoint(**arguments)
+        answer = self.sagemaker_session.sagemaker_runtime_client.invoke_endpoint(**arguments)
         content_type = answer.get("ContentType", "application/octet-stream")
         return self.deserializer.deserialize(answer["Body"], content_type)
 
@@ -122,9 +119,6 @@ class Predictor:
                 arguments[key] = value
         arguments["Body"] = self.serializer.serialize(data)
         return arguments
-
-    def _runtime(self) -> Any:
-        return _local_runtime if self.sagemaker_session.is_local else self.sagemaker_session.aws.runtime
 
     def predict_stream(self, *_: Any, **__: Any) -> Any:
         """Streamed answers: not there yet; raises."""

@@ -28,7 +28,15 @@ from smhf_native import endpoints
 from smhf_native.errors import SmhfError
 from smhf_native.jobs.records import home
 
-__all__ = ["EndpointHost", "HostClient", "HostError", "add_endpoint", "delete_endpoint", "host_process", "main"]
+__all__ = [
+    "EndpointHost",
+    "HostClient",
+    "HostError",
+    "add_endpoint",
+    "delete_endpoint",
+    "host_process",
+    "main",
+]
 
 _POLL = 0.1  # seconds between looks at the registry and the parent
 _DRAIN = 20.0  # seconds that SIGTERM leaves to requests in flight

@@ -18,8 +18,8 @@ import pytest
 import tiny_model
 
 from smhf_native import endpoints
-from smhf_native.huggingface.model import HuggingFaceModel
 from smhf_native.huggingface.local_runtime import EndpointError
+from smhf_native.huggingface.model import HuggingFaceModel
 from smhf_native.huggingface.predictor import HuggingFacePredictor
 from smhf_native.jobs import endpoint_host
 from smhf_native.session import Session
@@ -134,9 +134,7 @@ def test_endpoint_errors_name_the_model(deployed):
 
 
 def test_cut_texts_are_told_once(session, deployed):
-    from smhf_native.huggingface import predictor as module
-
-    module._local_runtime._warned = False
+    session.sagemaker_runtime_client._warned = False
     fresh = HuggingFacePredictor("deployed-one", session)
     with pytest.warns(UserWarning, match="1 text\\(s\\) were longer"):
         fresh.predict({"inputs": "nice " * 100})
@@ -212,8 +210,10 @@ def test_what_deploy_refuses(session, archive, tmp_path):
         model.deploy()
     with pytest.raises(TypeError, match="surprise"):
         model.deploy(surprise=1, **ON_THIS_MACHINE)
-    missing = HuggingFaceModel(model_data="s3://bucket/none/model.tar.gz", sagemaker_session=session, **VERSIONS)
-    with pytest.raises(FileNotFoundError, match="none/model.tar.gz"):
+    missing = HuggingFaceModel(
+        model_data="s3://bucket/none/model.tar.gz", sagemaker_session=session, **VERSIONS
+    )
+    with pytest.raises(FileNotFoundError, match=r"none/model\.tar\.gz"):
         missing.deploy(endpoint_name="never", **ON_THIS_MACHINE)
     broken = tmp_path / "broken.tar.gz"
     broken.write_bytes(b"this is no archive")
@@ -381,3 +381,10 @@ def test_numpy_serializer_round_trip():
         NumpySerializer().serialize(np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="unpickling"):
         NumpyDeserializer(allow_pickle=True)
+
+
+def test_clients_see_local_endpoints(deployed, session):
+    description = session.sagemaker_client.describe_endpoint(EndpointName="deployed-one")
+    assert description["EndpointStatus"] == "InService"
+    names = [each["EndpointName"] for each in session.sagemaker_client.list_endpoints()["Endpoints"]]
+    assert "deployed-one" in names

@@ -1,0 +1,5 @@
+"""``sagemaker.serverless``."""
+
+from smhf_native.huggingface.inference_configs import ServerlessInferenceConfig
+
+__all__ = ["ServerlessInferenceConfig"]
