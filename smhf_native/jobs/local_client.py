@@ -56,6 +56,14 @@ class LocalSageMakerClient:
 
         return endpoints.describe(EndpointName)
 
+    def list_endpoints(self, **_: Any) -> dict[str, Any]:
+        """Return summaries of the local endpoints that are up, newest first."""
+        from smhf_native import endpoints
+
+        keys = ("EndpointName", "EndpointArn", "CreationTime", "LastModifiedTime", "EndpointStatus")
+        found = [endpoints.describe(record.name) for record in reversed(endpoints.list_endpoints())]
+        return {"Endpoints": [{key: each[key] for key in keys} for each in found]}
+
     def delete_endpoint(self, EndpointName: str) -> dict[str, Any]:
         """Remove a local endpoint."""
         host = importlib.import_module("smhf_native.jobs.endpoint_host")

@@ -80,8 +80,7 @@ def test_proxy_in_the_environment(endpoint, monkeypatch):
 
 
 def test_shared_profile_present(endpoint):
-    (endpoint_home := os.environ["AWS_CONFIG_FILE"])
-    with open(endpoint_home, "w", encoding="utf-8") as file:
+    with open(os.environ["AWS_CONFIG_FILE"], "w", encoding="utf-8") as file:
         file.write("[default]\nregion = eu-west-3\nuse_fips_endpoint = true\n")
     with open(os.environ["AWS_SHARED_CREDENTIALS_FILE"], "w", encoding="utf-8") as file:
         file.write("[default]\naws_access_key_id = REALKEY\naws_secret_access_key = canary-secret\n")
@@ -348,6 +347,6 @@ def test_aws_failure_has_its_reason(aws, capsys, monkeypatch):
         "describe_endpoint", describe("Failed", FailureReason="no healthy container"), {"EndpointName": "ep"}
     )
     with pytest.raises(
-        UnexpectedStatusException, match="Error hosting endpoint ep: Failed. Reason: no healthy"
+        UnexpectedStatusException, match=r"Error hosting endpoint ep: Failed\. Reason: no healthy"
     ):
         model_of(session).deploy(2, "ml.m5.xlarge", endpoint_name="ep")
