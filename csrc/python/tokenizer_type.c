@@ -217,24 +217,32 @@ static PyObject *tokenizer_is_special(PyObject *op, PyObject *object) {
                            smhf_tokenizer_is_special(TOKENIZER(op), (int32_t)id));
 }
 
-static PyObject *tokenizer_vocab_ids(PyObject *op, PyObject *ignored) {
+static int put_token(PyObject *dict, smhf_bytes_view view, int32_t id) {
+    PyObject *token = text_of(view), *number = PyLong_FromLong(id);
+    int status = (token == NULL || number == NULL) ? -1 : PyDict_SetItem(dict, token, number);
+    Py_XDECREF(token);
+    Py_XDECREF(number);
+    return status;
+}
+
+static PyObject *tokenizer_vocab(PyObject *op, PyObject *ignored) {
     PyObject *result = PyDict_New();
-    int32_t found = 0;
     smhf_tokenizer_info info;
+    smhf_bytes_view view;
     (void)ignored;
     smhf_tokenizer_describe(TOKENIZER(op), &info);
-    for (int32_t id = 0; result != NULL && found < info.total_size && id < INT32_MAX; id++) {
-        smhf_bytes_view view;
-        if (!smhf_tokenizer_id_to_token(TOKENIZER(op), id, &view)) {
-            continue;
-        }
-        PyObject *token = text_of(view), *number = PyLong_FromLong(id);
-        if (token == NULL || number == NULL || PyDict_SetItem(result, token, number) < 0) {
+    for (int32_t id = 0; result != NULL && id < info.vocab_ids; id++) {
+        if (smhf_tokenizer_vocab_token(TOKENIZER(op), id, &view) &&
+            put_token(result, view, id) < 0) {
             Py_CLEAR(result);
         }
-        Py_XDECREF(token);
-        Py_XDECREF(number);
-        found++;
+    }
+    for (int32_t i = 0; result != NULL && i < info.added_count; i++) {
+        smhf_added_token token;
+        smhf_tokenizer_added_token(TOKENIZER(op), i, &token);
+        if (put_token(result, token.content, token.id) < 0) {
+            Py_CLEAR(result);
+        }
     }
     return result;
 }
@@ -392,7 +400,7 @@ static PyMethodDef tokenizer_methods[] = {
      "id_to_token($self, id, /)\n--\n\nToken of an id, or None."},
     {"is_special", tokenizer_is_special, METH_O,
      "is_special($self, id, /)\n--\n\nWhether decode can leave this id out."},
-    {"vocab", tokenizer_vocab_ids, METH_NOARGS,
+    {"vocab", tokenizer_vocab, METH_NOARGS,
      "vocab($self, /)\n--\n\nAll tokens, added ones included, with their ids."},
     {"added_tokens", tokenizer_added_tokens, METH_NOARGS,
      "added_tokens($self, /)\n--\n\n"

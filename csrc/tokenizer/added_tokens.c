@@ -213,6 +213,10 @@ int smhf_matcher_next(const smhf_matcher *matcher, const struct smhf_tokenizer *
             while (begin > floor && smhf_char_is_space(smhf_text_at(text, begin - 1))) {
                 begin--;
             }
+            begin = (begin < floor) ? floor : begin; /* rstrip of the match before went further */
+            if (begin >= end) {
+                continue;
+            }
         }
         if (token->rstrip) {
             while (end < text->length && smhf_char_is_space(smhf_text_at(text, end))) {

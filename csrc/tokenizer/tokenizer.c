@@ -183,6 +183,33 @@ static smhf_status order_added(smhf_tokenizer *tokenizer, smhf_error *err) {
     return SMHF_OK;
 }
 
+/* The reference shows and decodes a normalized added token in its normalized form. */
+static smhf_status settle_shown(smhf_tokenizer *tokenizer, smhf_error *err) {
+    size_t count = tokenizer->added_count;
+    const smhf_matcher *matcher = &tokenizer->normalized;
+    tokenizer->added_shown = smhf_arena_calloc(&tokenizer->arena, count + 1,
+                                               sizeof *tokenizer->added_shown);
+    if (tokenizer->added_shown == NULL) {
+        return smhf_fail_nomem(err, "added tokens", count * sizeof *tokenizer->added_shown);
+    }
+    for (size_t i = 0; i < count; i++) {
+        tokenizer->added_shown[i] = tokenizer->added[i].content;
+    }
+    for (size_t i = 0; i < matcher->count; i++) {
+        const smhf_matcher_entry *entry = &matcher->entries[i];
+        uint8_t *text = smhf_arena_alloc(&tokenizer->arena, (size_t)entry->length * 4 + 1);
+        size_t size = 0;
+        if (text == NULL) {
+            return smhf_fail_nomem(err, "added tokens", (size_t)entry->length * 4);
+        }
+        for (uint32_t k = 0; k < entry->length; k++) {
+            size += smhf_utf8_encode(matcher->chars[entry->start + k], text + size);
+        }
+        tokenizer->added_shown[entry->token] = (smhf_bytes_view){text, size};
+    }
+    return SMHF_OK;
+}
+
 static void put_special(smhf_template *template, int32_t id, int32_t type_id) {
     template->pieces[template->count++] = (smhf_template_piece){-1, id, type_id};
     template->specials++;
@@ -269,6 +296,7 @@ static void settle_info(smhf_tokenizer *tokenizer, const smhf_tokenizer_spec *sp
                   !smhf_bytes_equal(token, tokenizer->added[i].content);
     }
     info->vocab_size = (int32_t)tokenizer->vocab.tokens;
+    info->vocab_ids = (int32_t)tokenizer->vocab.ids;
     info->total_size = info->vocab_size + beyond;
     info->added_count = (int32_t)tokenizer->added_count;
     info->padding_left = spec->padding_left == 1;
@@ -303,6 +331,7 @@ static smhf_status build(smhf_tokenizer *tokenizer, smhf_tokenizer_spec *spec,
     SMHF_TRY(order_added(tokenizer, err));
     SMHF_TRY(smhf_matcher_build(&tokenizer->raw, tokenizer, 0, err));
     SMHF_TRY(smhf_matcher_build(&tokenizer->normalized, tokenizer, 1, err));
+    SMHF_TRY(settle_shown(tokenizer, err));
 
     /* The model's own unknown token must be in the model; a role may be an added token. */
     if (options->unk_token == NULL && spec->unk_token.data != NULL) {
@@ -556,9 +585,22 @@ static int32_t added_with_id(const smhf_tokenizer *tokenizer, int32_t id) {
 int smhf_tokenizer_id_to_token(const smhf_tokenizer *tokenizer, int32_t id, smhf_bytes_view *out) {
     int32_t index = added_with_id(tokenizer, id);
     if (index >= 0) {
+        *out = tokenizer->added_shown[index];
+        return 1;
+    }
+    return smhf_vocab_token(&tokenizer->vocab, id, out);
+}
+
+int smhf_tokenizer_content(const smhf_tokenizer *tokenizer, int32_t id, smhf_bytes_view *out) {
+    int32_t index = added_with_id(tokenizer, id);
+    if (index >= 0) {
         *out = tokenizer->added[index].content;
         return 1;
     }
+    return smhf_vocab_token(&tokenizer->vocab, id, out);
+}
+
+int smhf_tokenizer_vocab_token(const smhf_tokenizer *tokenizer, int32_t id, smhf_bytes_view *out) {
     return smhf_vocab_token(&tokenizer->vocab, id, out);
 }
 
@@ -568,8 +610,12 @@ void smhf_tokenizer_added_token(const smhf_tokenizer *tokenizer, int32_t index,
     *out = tokenizer->added[tokenizer->added_by_id[index]];
 }
 
+/* As the reference: what the id is shown as must be the content of a special token. */
 int smhf_tokenizer_is_special(const smhf_tokenizer *tokenizer, int32_t id) {
     int32_t index = added_with_id(tokenizer, id);
+    if (index >= 0 && tokenizer->added[index].normalized) {
+        index = find_added(tokenizer, tokenizer->added_shown[index]);
+    }
     return index >= 0 && tokenizer->added[index].special;
 }
 

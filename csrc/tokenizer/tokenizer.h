@@ -95,7 +95,8 @@ typedef struct smhf_tokenizer_info {
     int do_lower_case, strip_accents, tokenize_chinese_chars, clean_text; /* as in force: 0, 1 */
     int strip_accents_given;  /* strip_accents was said by the caller or a file */
     int64_t model_max_length; /* SMHF_UNSET: none said */
-    int32_t vocab_size;       /* ids of the model, added tokens not counted */
+    int32_t vocab_size;       /* tokens of the model, added ones not counted */
+    int32_t vocab_ids;        /* greatest id of the model + 1; more than vocab_size with gaps */
     int32_t total_size;       /* added tokens counted */
     int32_t added_count;      /* added tokens, specials included */
     int32_t role_ids[SMHF_TOKEN_ROLES]; /* -1: the vocabulary has none */
@@ -107,8 +108,11 @@ typedef struct smhf_tokenizer_info {
 void smhf_tokenizer_describe(const smhf_tokenizer *tokenizer, smhf_tokenizer_info *out);
 /* -1 when unknown. Added tokens included. */
 int32_t smhf_tokenizer_token_to_id(const smhf_tokenizer *tokenizer, smhf_bytes_view token);
-/* 1 and *out, or 0 when no token has this id. Borrowed until smhf_tokenizer_free. */
+/* 1 and *out, or 0 when no token has this id. Added tokens that are searched in normalized text
+ * come in their normalized form, as in the reference. Borrowed until smhf_tokenizer_free. */
 int smhf_tokenizer_id_to_token(const smhf_tokenizer *tokenizer, int32_t id, smhf_bytes_view *out);
+/* The same for the model's vocabulary alone, ids 0 to vocab_ids - 1. */
+int smhf_tokenizer_vocab_token(const smhf_tokenizer *tokenizer, int32_t id, smhf_bytes_view *out);
 /* `index` below added_count, in order of id. Borrowed until smhf_tokenizer_free. */
 void smhf_tokenizer_added_token(const smhf_tokenizer *tokenizer, int32_t index,
                                 smhf_added_token *out);

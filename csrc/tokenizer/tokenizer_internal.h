@@ -190,6 +190,7 @@ struct smhf_tokenizer {
     smhf_added_token *added; /* in order of addition */
     size_t added_count;
     int32_t *added_by_id; /* [added_count] indices, in order of id */
+    smhf_bytes_view *added_shown; /* [added_count] what ids are shown and decoded as */
     smhf_matcher raw, normalized;
     smhf_template single, pair;
     int has_decoder;
@@ -231,6 +232,8 @@ smhf_status smhf_spec_copy(smhf_tokenizer_spec *spec, smhf_bytes_view text, smhf
 smhf_status smhf_tokenizer_build(smhf_tokenizer_spec *spec,
                                  const smhf_tokenizer_options *options, smhf_tokenizer **out,
                                  smhf_error *err) SMHF_MUST_USE;
+/* The content of an added token, else the vocabulary's token; 0 when there is none. */
+int smhf_tokenizer_content(const smhf_tokenizer *tokenizer, int32_t id, smhf_bytes_view *out);
 extern const char *const smhf_role_names[SMHF_TOKEN_ROLES]; /* "unk_token", ... */
 
 /* --- tokenizer_json.c --------------------------------------------------------------------------- */

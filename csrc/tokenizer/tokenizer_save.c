@@ -82,7 +82,7 @@ static smhf_status put_template(saver *s, const char *key, const smhf_template *
         smhf_bytes_view name = smhf_bytes_from_string(piece->sequence == 1 ? "B" : "A");
         SMHF_TRY(smhf_json_write_begin(&s->json, '{', err));
         if (piece->sequence < 0) {
-            (void)smhf_tokenizer_id_to_token(s->tokenizer, piece->id, &name);
+            (void)smhf_tokenizer_content(s->tokenizer, piece->id, &name);
         }
         SMHF_TRY(open_object(s, piece->sequence < 0 ? "SpecialToken" : "Sequence", err));
         SMHF_TRY(put_text(s, "id", name, err));
@@ -95,7 +95,7 @@ static smhf_status put_template(saver *s, const char *key, const smhf_template *
 
 static smhf_status put_special(saver *s, int32_t id, smhf_error *err) {
     smhf_bytes_view token = {NULL, 0};
-    (void)smhf_tokenizer_id_to_token(s->tokenizer, id, &token);
+    (void)smhf_tokenizer_content(s->tokenizer, id, &token);
     char name[64 * 6];
     if (token.size >= sizeof name) {
         return smhf_fail(err, SMHF_E_UNSUPPORTED, "special token of %zu bytes", token.size);
