@@ -8,7 +8,9 @@ into columns, keep them until a file changes, keep every whole row of a torn fil
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -368,11 +370,12 @@ class _AwsRoot(_Root):
                 raise MissingExtraError.of("boto3", "aws", f"reading {uri}") from None
             client = boto3.Session(region_name=region).client("s3")
         self.client = client
-        self.copy = tempfile.TemporaryDirectory(prefix="smhf-profiler-")
+        self.copy = Path(tempfile.mkdtemp(prefix="smhf-profiler-"))
+        weakref.finalize(self, shutil.rmtree, self.copy, True)
         self.known: dict[str, tuple[int, str]] = {}
 
     def refresh(self, kind: str) -> Path:
-        folder = Path(self.copy.name)
+        folder = self.copy
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=f"{self.prefix}{kind}/"
         )
