@@ -6,14 +6,18 @@ The join is made in C (no Python runs per request) unless the model brings its o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from smhf_native.server import Server
 
 __all__ = ["LoadedModel", "ModelServer", "load_model", "score_function", "serve"]
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _TASKS = ("text-classification", "sentiment-analysis")
 
 
@@ -62,24 +67,35 @@ def _check_task(environment: Mapping[str, str]) -> None:
 def _folder_of(source: str | os.PathLike[str], environment: Mapping[str, str]) -> tuple[Path, Path | None]:
     """The model's folder, and the scratch folder to remove when it came out of an archive."""
     text = os.fspath(source)
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return path.resolve(), None
-    if not path.exists():
-        name = environment.get("HF_MODEL_ID") if text == "" else text
-        if not name:
-            raise FileNotFoundError("serve: expected a model folder, a model.tar.gz or HF_MODEL_ID")
-        if text and (text.endswith((".tar.gz", ".tgz")) or os.sep in text.rstrip(os.sep).lstrip(".")[1:]):
-            if text.count("/") != 1 or text.endswith((".tar.gz", ".tgz")) or text.startswith((".", "/")):
-                raise FileNotFoundError(f"serve: no file or folder {text!r} (cwd {os.getcwd()})")
-        from smhf_native import hub
+    if text.startswith("s3://"):
+        from smhf_native.store import Store
 
-        return Path(hub.resolve(name)), None
+        path = Store().path(text)
+        if not path.exists():
+            raise FileNotFoundError(Store().missing(text))
+    else:
+        path = Path(text).expanduser()
+    if text and path.is_dir():
+        return path.resolve(), None
+    if text and path.exists():
+        return _extracted(path)
+    name = text or environment.get("HF_MODEL_ID", "")
+    if not name:
+        raise FileNotFoundError("serve: expected a model folder, a model.tar.gz, a hub name or HF_MODEL_ID")
+    if not _HUB_NAME.fullmatch(name) or name.endswith((".tar.gz", ".tgz")):
+        raise FileNotFoundError(f"serve: no file or folder {name!r} (cwd {os.getcwd()})")
+    from smhf_native import hub
+
+    needs = (*hub.MODEL_FILES, *hub.TOKENIZER_FILES)
+    return Path(hub.resolve(name, environment.get("HF_MODEL_REVISION"), needs=needs)), None
+
+
+def _extracted(archive: Path) -> tuple[Path, Path]:
     from smhf_native.model import extract_archive
 
     scratch = Path(tempfile.mkdtemp(prefix="smhf-endpoint-"))
     try:
-        extract_archive(str(path), str(scratch))
+        extract_archive(str(archive), str(scratch))
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
@@ -102,7 +118,31 @@ def _load_handler(folder: Path, name: str, environment: Mapping[str, str]) -> An
         if environment.get("SAGEMAKER_PROGRAM"):
             raise FileNotFoundError(f"endpoint {name}: SAGEMAKER_PROGRAM={program!r} is not in {code}")
         return None
+    _provide_requirements(code, name)
     return RequestHandler(load_user_module(code, program, name), str(folder), _pipeline)
+
+
+def _provide_requirements(code: Path, name: str) -> None:
+    """What ``code/requirements.txt`` asks for, by the rules of training jobs."""
+    file = code / "requirements.txt"
+    if not file.is_file():
+        return
+    from smhf_native.jobs import requirements
+
+    found = requirements.plan(file)
+    if not found.missing:
+        return
+    if not requirements.pip_allowed():
+        raise ValueError(
+            f"endpoint {name}: code/requirements.txt needs packages that are not installed: "
+            f"{', '.join(found.missing)}. Install them, or allow it with SMHF_ALLOW_PIP=1"
+        )
+    target = code / ".packages"
+    command = requirements.pip_command(found, target)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ValueError(f"endpoint {name}: pip failed: {done.stderr.strip()[-1000:]}")
+    sys.path.insert(0, str(target))
 
 
 def _labels(model: Any, count: int) -> list[str]:
@@ -154,7 +194,8 @@ def load_model(
             from smhf_native.tokenizer import Tokenizer
 
             loaded.tokenizer = Tokenizer.from_pretrained(str(folder))
-            loaded.model = Model.from_pretrained(str(folder), device=device, precision=precision)
+            with _weights_folder(folder, in_place=scratch is not None) as weights:
+                loaded.model = Model.from_pretrained(str(weights), device=device, precision=precision)
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             loaded.labels = _labels(loaded.model, _output_count(loaded.model))
             loaded.function = score_function(config, len(loaded.labels))
@@ -162,6 +203,22 @@ def load_model(
         loaded.discard()
         raise
     return loaded
+
+
+@contextlib.contextmanager
+def _weights_folder(folder: Path, *, in_place: bool) -> Iterator[Path]:
+    """A folder with ``model.safetensors``: the one given, or a conversion of its ``pytorch_model.bin``."""
+    old = any((folder / f"pytorch_model.bin{end}").is_file() for end in ("", ".index.json"))
+    if (folder / "model.safetensors").is_file() or not old:
+        yield folder
+        return
+    from smhf_native.convert import convert_folder
+
+    if in_place:
+        yield convert_folder(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="smhf-convert-") as scratch:
+        yield convert_folder(folder, Path(scratch, "model"))
 
 
 def _output_count(model: Any) -> int:

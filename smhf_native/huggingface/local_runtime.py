@@ -21,6 +21,7 @@ __all__ = ["EndpointError", "LocalRuntimeClient"]
 
 _TIMEOUT = 80.0  # seconds; an answer may take 60 by contract
 _ATTEMPTS = 5  # for 503, as botocore's default makes
+_told: set[str] = set()  # endpoints whose cut texts were told about in this process
 _HEADERS = {
     "ContentType": "Content-Type",
     "Accept": "Accept",
@@ -76,16 +77,23 @@ class EndpointError(HTTPError):
         }
 
 
+class _Connection(http.client.HTTPConnection):
+    """Closes itself when nobody holds it any more (a thread that ended, a server that is gone)."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class _Connections(threading.local):
     """One connection per thread and server."""
 
     def __init__(self) -> None:
-        self.by_url: dict[str, http.client.HTTPConnection] = {}
+        self.by_url: dict[str, _Connection] = {}
 
 
-def _connect(url: str) -> http.client.HTTPConnection:
+def _connect(url: str) -> _Connection:
     host, _, port = url.removeprefix("http://").rpartition(":")
-    return http.client.HTTPConnection(host.strip("[]"), int(port), timeout=_TIMEOUT)
+    return _Connection(host.strip("[]"), int(port), timeout=_TIMEOUT)
 
 
 def _failure(status: int, headers: Any, body: bytes) -> EndpointError:
@@ -114,7 +122,6 @@ class LocalRuntimeClient:
 
     def __init__(self) -> None:
         self._connections = _Connections()
-        self._warned = False
 
     def invoke_endpoint(self, EndpointName: str, Body: Any, **options: Any) -> dict[str, Any]:
         """Send one request to a local endpoint.
@@ -198,8 +205,8 @@ class LocalRuntimeClient:
         return answer.status, answer.headers, data
 
     def _note_truncation(self, name: str, count: str | None) -> None:
-        if count and not self._warned:
-            self._warned = True
+        if count and name not in _told:
+            _told.add(name)
             warnings.warn(
                 f"endpoint {name!r}: {count} text(s) were longer than the model takes and were cut "
                 "(said once; parameters={'truncation': False} refuses such texts instead)",

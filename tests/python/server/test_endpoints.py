@@ -134,7 +134,9 @@ def test_endpoint_errors_name_the_model(deployed):
 
 
 def test_cut_texts_are_told_once(session, deployed):
-    session.sagemaker_runtime_client._warned = False
+    from smhf_native.huggingface import local_runtime
+
+    local_runtime._told.clear()
     fresh = HuggingFacePredictor("deployed-one", session)
     with pytest.warns(UserWarning, match="1 text\\(s\\) were longer"):
         fresh.predict({"inputs": "nice " * 100})
@@ -381,6 +383,39 @@ def test_numpy_serializer_round_trip():
         NumpySerializer().serialize(np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="unpickling"):
         NumpyDeserializer(allow_pickle=True)
+
+
+def test_requirements_of_handlers(session, archive, tmp_path, monkeypatch):
+    monkeypatch.delenv("SMHF_ALLOW_PIP", raising=False)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "inference.py").write_text("def model_fn(d):\n    return lambda x: 'ok'\n")
+    listed = tmp_path / "code" / "requirements.txt"
+    listed.write_text("transformers==4.6\nnumpy\nsurely-not-a-package-of-anybody>=1\n")
+    model = HuggingFaceModel(model_data=tmp_path, sagemaker_session=session, **VERSIONS)
+    with pytest.raises(ValueError, match="surely-not-a-package-of-anybody>=1"):
+        model.deploy(endpoint_name="needs-more", **ON_THIS_MACHINE)
+    listed.write_text("transformers==4.6\nnumpy\n")
+    predictor = model.deploy(endpoint_name="needs-more", **ON_THIS_MACHINE)
+    assert predictor.predict({"inputs": "x"}) == "ok"
+    predictor.delete_endpoint()
+
+
+def test_hub_name_is_looked_up(session, tiny, monkeypatch, tmp_path):
+    """HF_MODEL_ID without model_data, from a hub cache laid out as the hub's own."""
+    snapshot = tmp_path / "hub" / "models--some--tiny" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for file in tiny.iterdir():
+        (snapshot / file.name).write_bytes(file.read_bytes())
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    from smhf_native.serving import load_model
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    loaded = load_model("", environment={"HF_MODEL_ID": "some/tiny", "HF_TASK": "text-classification"})
+    assert loaded.labels == [f"LABEL_{i}" for i in range(5)]
+    with pytest.raises(OSError, match="some/other"):
+        load_model("", environment={"HF_MODEL_ID": "some/other"})
 
 
 def test_clients_see_local_endpoints(deployed, session):

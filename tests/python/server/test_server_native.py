@@ -213,6 +213,20 @@ def test_archive_is_served_and_cleaned_up(tiny, tmp_path, tiny_server):
     assert not scratch.exists()
 
 
+def test_pytorch_weights_are_converted(tiny, tmp_path, tiny_server, peer):
+    torch = peer("torch")
+    from safetensors.torch import load_file
+
+    for file in tiny.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    torch.save(load_file(str(tiny / "model.safetensors")), tmp_path / "pytorch_model.bin")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with serve(tmp_path) as server:
+        assert post(server.url, {"inputs": TEXTS})[2] == post(tiny_server.url, {"inputs": TEXTS})[2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before  # the model's folder is left alone
+
+
 def test_hostile_archive_is_refused(tmp_path):
     archive = tmp_path / "model.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
