@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from smhf_native.exceptions import PreflightError
+from smhf_native.mirrors import MIRRORS
 
 __all__ = ["MIRRORED", "Plan", "pip_allowed", "pip_command", "plan"]
 
 #: Packages whose names resolve to this project inside a job, and torch, which it does not need.
-MIRRORED = frozenset({"sagemaker", "smdebug", "transformers", "datasets", "torch"})
+MIRRORED = frozenset({*MIRRORS, "torch"})
 
 _NAME = re.compile(r"^([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(\[[^\]]*\])?\s*(.*)$")
 

@@ -77,3 +77,14 @@ def test_compiled_code_follows_the_mapping(local, estimator, tmp_path):
     lines = [line for _, line in record.log_lines()]
     assert "ids [[2, 5, 6, 3]]" in lines and "again [[2, 6, 3]]" in lines
     assert (record.ml / "model" / "tokenizer" / "vocab.txt").read_text().split() == words
+
+
+def test_missing_weights_are_refused_by_the_real_resolver(local, estimator, tmp_path, monkeypatch):
+    hub = pytest.importorskip("smhf_native.hub", reason="the hub module is not there")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    job = estimator("print(1)", hyperparameters={"model_name": "no-such/model"})
+    with pytest.raises(hub.ModelNotFoundError, match="no-such/model") as caught:
+        job.fit()
+    assert str(tmp_path / "hf") in str(caught.value)  # it says where it looked
+    assert job.latest_training_job is None

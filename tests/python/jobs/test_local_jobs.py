@@ -604,3 +604,23 @@ def test_a_script_that_closes_its_output_is_waited_for(estimator):
     record = JobRecord.load(job.latest_training_job.name)
     assert (record.ml / "output" / "data" / "late").exists() and record.status == "Completed"
     assert not (record.folder / ".reserve").exists()
+
+
+def test_a_stop_before_the_script_began(estimator):
+    job = estimator("import time; time.sleep(60)")
+    job.fit(wait=False)
+    job.latest_training_job.stop()
+    with pytest.warns(UserWarning, match="was stopped"):
+        job.latest_training_job.wait(logs="None")
+    assert job.latest_training_job.describe()["SecondaryStatus"] == "Stopped"
+
+
+def test_sigterm_to_the_supervisor_stops_the_job(estimator):
+    job = estimator("import time; print('ready', flush=True); time.sleep(60)")
+    job.fit(wait=False)
+    name = job.latest_training_job.name
+    wait_until(lambda: "ready" in log_text(name))
+    os.kill(JobRecord.load(name).pid(), signal.SIGTERM)
+    with pytest.warns(UserWarning, match="was stopped"):
+        job.latest_training_job.wait(logs="None")
+    assert job.latest_training_job.describe()["TrainingJobStatus"] == "Stopped"
