@@ -32,7 +32,10 @@ def page_code(text: str) -> list[str]:
 def can_drop_root() -> bool:
     if os.geteuid() != 0:
         return False
-    probe = subprocess.run([sys.executable, "-c", "0"], user=UNPRIVILEGED, group=UNPRIVILEGED, cwd="/", check=False)
+    try:  # an interpreter in root's own folder cannot be run by others
+        probe = subprocess.run([sys.executable, "-c", "0"], user=UNPRIVILEGED, group=UNPRIVILEGED, cwd="/", check=False)
+    except PermissionError:
+        return False
     return probe.returncode == 0
 
 
