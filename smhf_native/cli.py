@@ -115,12 +115,12 @@ def _predict(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     from smhf_native.jobs.records import JobRecord
-    from smhf_native.profiler import report
+    from smhf_native.profiler.report import write_report
+    from smhf_native.profiler.rules import evaluate_report_rules
+    from smhf_native.profiler.rules.base import JobData
 
-    record = JobRecord.load(args.job)
-    output = Path(args.output or "profiler-report.html")
-    output.write_text(report.job_report(record), encoding="utf-8")
-    print(output)
+    job = JobData.from_record(JobRecord.load(args.job))
+    print(write_report(Path(args.output), job, evaluate_report_rules(job)))
     return 0
 
 
@@ -206,7 +206,7 @@ def _clean(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from smhf_native import convert
 
-    print(convert.convert(args.source, args.output))
+    print(convert.convert_folder(args.source, args.output) / "model.safetensors")
     return 0
 
 
@@ -249,7 +249,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = add("report", _report, "write the profiler report of a job")
     report.add_argument("job")
-    report.add_argument("--output", help="default: profiler-report.html")
+    report.add_argument("--output", default="profiler-report.html", help="default: %(default)s")
 
     doctor = add("doctor", _doctor, "what is built, what is missing and why")
     doctor.add_argument("--json", action="store_true")
@@ -272,8 +272,8 @@ def _parser() -> argparse.ArgumentParser:
     clean.add_argument("--yes", action="store_true", help="do it, do not only say it")
 
     convert = add("convert", _convert, "pytorch_model.bin to model.safetensors, without unpickling")
-    convert.add_argument("source", help="pytorch_model.bin or a folder that holds one")
-    convert.add_argument("output", nargs="?", help="default: model.safetensors beside it")
+    convert.add_argument("source", help="model folder that holds pytorch_model.bin")
+    convert.add_argument("output", nargs="?", help="folder to create (default: write into the source)")
     return parser
 
 

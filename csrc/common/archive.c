@@ -1,4 +1,5 @@
-/* archive.c: tar as POSIX.1-2001 (ustar, pax) and GNU long names describe it, nothing else of it. */
+/* archive.c: tar as POSIX.1-2001 (ustar, pax) and GNU long names describe it, nothing else of it.
+ */
 #include "common/archive.h"
 
 #include "common/arena.h"
@@ -117,8 +118,7 @@ static smhf_status read_exactly(extraction *x, void *out, size_t size, smhf_erro
     return SMHF_OK;
 }
 
-static smhf_status check_name(const extraction *x, const char *name, size_t size,
-                              smhf_error *err) {
+static smhf_status check_name(const extraction *x, const char *name, size_t size, smhf_error *err) {
     if (size == 0) {
         return fail_member(err, SMHF_E_PARSE, x->archive, name, "empty name");
     }
@@ -215,8 +215,7 @@ static smhf_status open_parent(extraction *x, char *name, int *parent, char **le
     return SMHF_OK;
 }
 
-static smhf_status check_content(extraction *x, const char *name, uint64_t more,
-                                 smhf_error *err) {
+static smhf_status check_content(extraction *x, const char *name, uint64_t more, smhf_error *err) {
     x->content += more;
     if (x->content > x->limits.max_bytes) {
         return fail_member(err, SMHF_E_PARSE, x->archive, name, "the archive holds too many bytes");
@@ -290,8 +289,7 @@ static smhf_status extract_folder(extraction *x, char *name, smhf_error *err) {
 }
 
 /* Content of an extension header (pax, GNU long name), bounded. */
-static smhf_status read_extension(extraction *x, uint64_t size, smhf_buffer *out,
-                                  smhf_error *err) {
+static smhf_status read_extension(extraction *x, uint64_t size, smhf_buffer *out, smhf_error *err) {
     smhf_buffer_clear(out);
     if (size > 2 * x->limits.max_name + 4096) {
         return smhf_fail_at(err, SMHF_E_PARSE, smhf_inflate_consumed(x->in),
@@ -426,9 +424,9 @@ static smhf_status extract_all(extraction *x, smhf_error *err) {
         }
         if (zero_blocks > 0 ||
             (int64_t)header_checksum(&header) != parse_number(header.checksum, 8)) {
-            status = smhf_fail_at(err, SMHF_E_PARSE, smhf_inflate_consumed(x->in),
-                                  "%s: not a tar archive, or a damaged header (checksum)",
-                                  x->archive);
+            status =
+                smhf_fail_at(err, SMHF_E_PARSE, smhf_inflate_consumed(x->in),
+                             "%s: not a tar archive, or a damaged header (checksum)", x->archive);
             break;
         }
         int64_t size = parse_number(header.size, 12);
@@ -506,8 +504,9 @@ static smhf_status open_empty_folder(const char *archive, const char *folder, in
     if (entries > 2) { /* "." and ".." */
         close(*out);
         *out = -1;
-        return smhf_fail(err, SMHF_E_ARG, "%s: expected an empty folder to extract into, %s has %d entries",
-                         archive, folder, entries - 2);
+        return smhf_fail(err, SMHF_E_ARG,
+                         "%s: expected an empty folder to extract into, %s has %d entries", archive,
+                         folder, entries - 2);
     }
     return SMHF_OK;
 }
@@ -602,7 +601,7 @@ static smhf_status write_extension(packing *p, const char *name, uint64_t size, 
     char number[24];
     const char *keys[2] = {"path", "size"};
     const char *values[2] = {name, number};
-    int wanted[2] = {strlen(name) > sizeof ((tar_header *)0)->name, size >= (uint64_t)1 << 33};
+    int wanted[2] = {strlen(name) > sizeof((tar_header *)0)->name, size >= (uint64_t)1 << 33};
     smhf_buffer_init(&records, 0);
     snprintf(number, sizeof number, "%llu", (unsigned long long)size);
     for (int i = 0; i < 2 && status == SMHF_OK; i++) {

@@ -18,14 +18,14 @@ extern "C" {
 #endif
 
 typedef struct smhf_archive_limits {
-    size_t max_members;      /* 10,000 */
-    uint64_t max_bytes;      /* 64 GiB of file content in all */
-    uint64_t max_ratio;      /* 200: content bytes per compressed byte, once past 1 MiB */
-    size_t max_name;         /* 4,096 bytes */
+    size_t max_members; /* 10,000 */
+    uint64_t max_bytes; /* 64 GiB of file content in all */
+    uint64_t max_ratio; /* 200: content bytes per compressed byte, once past 1 MiB */
+    size_t max_name;    /* 4,096 bytes */
 } smhf_archive_limits;
 
-#define SMHF_ARCHIVE_LIMITS_DEFAULTS \
-    {10000, (uint64_t)64 << 30, 200, 4096}
+#define SMHF_ARCHIVE_LIMITS_DEFAULTS                                                               \
+    { 10000, (uint64_t)64 << 30, 200, 4096 }
 
 /* Extracts into `folder`, which must exist and be empty. On failure what was written is removed
  * again and the sentence names archive, member and reason. `limits` NULL takes the defaults. */

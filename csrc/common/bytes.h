@@ -67,8 +67,8 @@ smhf_status smhf_buffer_append_byte(smhf_buffer *buffer, uint8_t byte,
                                     smhf_error *err) SMHF_MUST_USE;
 smhf_status smhf_buffer_append_string(smhf_buffer *buffer, const char *text,
                                       smhf_error *err) SMHF_MUST_USE;
-smhf_status smhf_buffer_append_format(smhf_buffer *buffer, smhf_error *err, const char *format,
-                                      ...) SMHF_PRINTF(3, 4) SMHF_MUST_USE;
+smhf_status smhf_buffer_append_format(smhf_buffer *buffer, smhf_error *err, const char *format, ...)
+    SMHF_PRINTF(3, 4) SMHF_MUST_USE;
 smhf_bytes_view smhf_buffer_view(const smhf_buffer *buffer);
 
 #ifdef __cplusplus

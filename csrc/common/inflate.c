@@ -249,8 +249,8 @@ static smhf_status pump(smhf_deflate *stream, int flush, smhf_error *err) {
         stream->z.next_out = stream->window;
         stream->z.avail_out = WINDOW;
         result = deflate(&stream->z, flush);
-        SMHF_TRY(smhf_file_writer_write(stream->file, stream->window,
-                                        WINDOW - stream->z.avail_out, err));
+        SMHF_TRY(smhf_file_writer_write(stream->file, stream->window, WINDOW - stream->z.avail_out,
+                                        err));
     } while (stream->z.avail_out == 0 || (flush == Z_FINISH && result == Z_OK));
     return SMHF_OK;
 }

@@ -16,8 +16,8 @@ enum {
 };
 
 const char *smhf_json_kind_name(smhf_json_kind kind) {
-    static const char *const names[] = {"object", "end of object", "array", "end of array",
-                                        "key",    "string",        "number", "true",
+    static const char *const names[] = {"object", "end of object", "array",       "end of array",
+                                        "key",    "string",        "number",      "true",
                                         "false",  "null",          "end of input"};
     return names[kind];
 }
@@ -26,8 +26,8 @@ void smhf_json_reader_init(smhf_json_reader *reader, smhf_bytes_view input, int 
                            size_t max_string) {
     memset(reader, 0, sizeof *reader);
     reader->input = input;
-    reader->max_depth = (max_depth > 0 && max_depth < SMHF_JSON_MAX_DEPTH) ? max_depth
-                                                                            : SMHF_JSON_MAX_DEPTH;
+    reader->max_depth =
+        (max_depth > 0 && max_depth < SMHF_JSON_MAX_DEPTH) ? max_depth : SMHF_JSON_MAX_DEPTH;
     reader->state = EXPECT_VALUE;
     smhf_buffer_init(&reader->scratch, max_string);
 }
@@ -370,10 +370,9 @@ smhf_status smhf_json_expect(smhf_json_reader *reader, smhf_json_kind kind, cons
                              smhf_json_event *event, smhf_error *err) {
     SMHF_TRY(smhf_json_next(reader, event, err));
     if (event->kind != kind) {
-        return smhf_fail_at(err, SMHF_E_PARSE, event->offset,
-                            "%s: expected %s, found %s at byte %zu", what,
-                            smhf_json_kind_name(kind), smhf_json_kind_name(event->kind),
-                            event->offset);
+        return smhf_fail_at(
+            err, SMHF_E_PARSE, event->offset, "%s: expected %s, found %s at byte %zu", what,
+            smhf_json_kind_name(kind), smhf_json_kind_name(event->kind), event->offset);
     }
     return SMHF_OK;
 }
@@ -422,8 +421,8 @@ smhf_status smhf_json_double(const smhf_json_event *event, const char *what, dou
     text[event->text.size] = '\0';
     *out = strtod(text, NULL);
     if (!isfinite(*out)) {
-        return smhf_fail_at(err, SMHF_E_PARSE, event->offset,
-                            "%s: number out of range at byte %zu", what, event->offset);
+        return smhf_fail_at(err, SMHF_E_PARSE, event->offset, "%s: number out of range at byte %zu",
+                            what, event->offset);
     }
     return SMHF_OK;
 }
@@ -528,7 +527,8 @@ smhf_status smhf_json_write_int64(smhf_json_writer *writer, int64_t value, smhf_
 
 smhf_status smhf_json_write_double(smhf_json_writer *writer, double value, smhf_error *err) {
     if (!isfinite(value)) {
-        return smhf_fail(err, SMHF_E_ARG, "JSON: %s has no JSON form", isnan(value) ? "NaN" : "Inf");
+        return smhf_fail(err, SMHF_E_ARG, "JSON: %s has no JSON form",
+                         isnan(value) ? "NaN" : "Inf");
     }
     char text[40];
     for (int precision = 1; precision <= 17; precision++) {

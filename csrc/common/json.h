@@ -53,7 +53,7 @@ typedef struct smhf_json_reader {
     size_t at;
     int depth;
     int max_depth;
-    int state; /* what may come next; private */
+    int state;                                  /* what may come next; private */
     uint64_t nesting[SMHF_JSON_MAX_DEPTH / 64]; /* bit set: object, clear: array */
     smhf_buffer scratch;
 } smhf_json_reader;

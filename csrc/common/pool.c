@@ -33,12 +33,19 @@ static struct {
     pthread_cond_t done; /* a worker left a job */
     job *jobs;
     pthread_t threads[MAX_THREADS];
-    int running;    /* workers started */
-    int target;     /* threads wanted, the caller's included; 0: not decided */
+    int running; /* workers started */
+    int target;  /* threads wanted, the caller's included; 0: not decided */
     int stopping;
     int fork_guarded;
-} pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER,
-          NULL, {0}, 0, 0, 0, 0};
+} pool = {PTHREAD_MUTEX_INITIALIZER,
+          PTHREAD_COND_INITIALIZER,
+          PTHREAD_COND_INITIALIZER,
+          NULL,
+          {0},
+          0,
+          0,
+          0,
+          0};
 
 static _Thread_local int inside; /* this thread runs a body: nested calls go inline */
 

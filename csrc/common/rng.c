@@ -46,8 +46,8 @@ static void mersenne_seed(mersenne *mt, uint32_t seed) {
 static void mersenne_refill(mersenne *mt) {
     for (int i = 0; i < MT_SIZE; i++) {
         uint32_t y = (mt->state[i] & 0x80000000u) | (mt->state[(i + 1) % MT_SIZE] & 0x7FFFFFFFu);
-        mt->state[i] = mt->state[(i + MT_SHIFT) % MT_SIZE] ^ (y >> 1) ^
-                       ((y & 1u) ? 0x9908B0DFu : 0u);
+        mt->state[i] =
+            mt->state[(i + MT_SHIFT) % MT_SIZE] ^ (y >> 1) ^ ((y & 1u) ? 0x9908B0DFu : 0u);
     }
     mt->next = 0;
 }

@@ -55,7 +55,12 @@ typedef struct smhf_error {
     char message[SMHF_ERROR_MESSAGE_SIZE]; /* one sentence: what, expected, found, where */
 } smhf_error;
 
-#define SMHF_ERROR_INIT {SMHF_OK, 0, -1, NULL, 0, {0}}
+#define SMHF_ERROR_INIT                                                                            \
+    {                                                                                              \
+        SMHF_OK, 0, -1, NULL, 0, {                                                                 \
+            0                                                                                      \
+        }                                                                                          \
+    }
 
 /* The code's name without prefix, e.g. "PARSE". Static storage. */
 const char *smhf_status_name(smhf_status code);
@@ -82,18 +87,18 @@ void smhf_error_clear(smhf_error *err);
 /* return smhf_fail(err, SMHF_E_ARG, "max_length %zu: expected at least %zu", got, least); */
 #define smhf_fail(err, code, ...) smhf_fail_impl((err), SMHF_WHERE, (code), -1, __VA_ARGS__)
 /* the same with the byte offset of the fault */
-#define smhf_fail_at(err, code, offset, ...) \
+#define smhf_fail_at(err, code, offset, ...)                                                       \
     smhf_fail_impl((err), SMHF_WHERE, (code), (int64_t)(offset), __VA_ARGS__)
 /* the usual sentence for a failed allocation; `what` is a string literal or char * */
-#define smhf_fail_nomem(err, what, bytes) \
+#define smhf_fail_nomem(err, what, bytes)                                                          \
     smhf_fail((err), SMHF_E_NOMEM, "%s: could not allocate %zu bytes", (what), (size_t)(bytes))
 
-#define SMHF_TRY(expr)                        \
-    do {                                      \
-        smhf_status smhf_try_status_ = (expr); \
-        if (smhf_try_status_ != SMHF_OK) {    \
-            return smhf_try_status_;          \
-        }                                     \
+#define SMHF_TRY(expr)                                                                             \
+    do {                                                                                           \
+        smhf_status smhf_try_status_ = (expr);                                                     \
+        if (smhf_try_status_ != SMHF_OK) {                                                         \
+            return smhf_try_status_;                                                               \
+        }                                                                                          \
     } while (0)
 
 #ifdef __cplusplus

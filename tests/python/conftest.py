@@ -15,6 +15,8 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# Child processes (jobs, kernels, the CLI) must find this checkout's package.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 PEERS = {"torch", "transformers", "datasets", "onnxruntime", "accelerate"}
 
 
