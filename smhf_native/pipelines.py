@@ -7,17 +7,17 @@
     clf(["fits well", "too small"])      # [{'label': 'LABEL_4', 'score': 0.93}, …] like transformers
     frame = clf.predict(df["text"])      # DataFrame label, score, same index, any number of rows
 
-Rows are sorted by length and cut into batches by a token budget, so that short texts never wait for long
-ones; results come back in the order of the input.  Texts longer than the model's maximum are truncated,
+Rows are handed to the model packed, without padding, in batches of a token budget; results come back in
+the order of the input.  Texts longer than the model's maximum are truncated,
 counted in ``clf.truncated`` and announced by one warning; ``truncation=False`` refuses them by row.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,6 @@ from smhf_native.errors import MissingExtraError
 from smhf_native.hub import MODEL_FILES, TOKENIZER_FILES, resolve
 
 __all__ = ["TextClassificationPipeline", "pipeline"]
-
-logger = logging.getLogger("smhf_native.pipelines")
 
 _TASKS = ("text-classification", "sentiment-analysis")
 _FUNCTIONS = ("softmax", "sigmoid", "none")
@@ -184,7 +182,7 @@ class TextClassificationPipeline:
         batch_size: int | None = None,
         return_all_scores: bool | None = None,
         **unknown: Any,
-    ) -> list[Any]:
+    ) -> Any:
         """Classify one text or many.
 
         Parameters
@@ -225,7 +223,8 @@ class TextClassificationPipeline:
             batch_size=batch_size,
         )
         if best is _UNSET:
-            return self._best(scores)
+            answers = self._best(scores)
+            return answers[0] if isinstance(inputs, Mapping) else answers  # as transformers does
         ranked = [self._ranked(row, best) for row in scores]
         return ranked[0] if single else ranked
 
@@ -282,24 +281,13 @@ class TextClassificationPipeline:
         bar: _Progress | None,
     ) -> None:
         """Tokenize up to ``_CHUNK`` rows and write their logits at ``base``."""
-        first, second = texts, pairs
-        encoding = self.tokenizer(first, second, truncation=True, max_length=limit, padding=True)
+        encoding = self.tokenizer(texts, pairs, truncation=True, max_length=limit)
         self._count_truncated(encoding, base, cut, limit, texts, pairs)
-        lengths = np.asarray(encoding.lengths, dtype=np.int64)
-        order = np.argsort(lengths, kind="stable")
-        for index in _batches(lengths, order, self.token_budget, batch_size):
-            width = int(lengths[index].max())
-            batch: dict[str, Any] = {
-                "input_ids": np.ascontiguousarray(encoding.input_ids[index, :width], dtype=np.int32),
-                "attention_mask": (np.arange(width) < lengths[index, None]).astype(np.int32),
-            }
-            if second is not None:
-                batch["token_type_ids"] = np.ascontiguousarray(
-                    encoding.token_type_ids[index, :width], dtype=np.int32
-                )
-            logits[base + index] = np.asarray(self.model(**batch), dtype=np.float32)
+        bounds = encoding.packed_field("cu_seqlens")
+        for start, stop in _cuts(bounds, self.token_budget, batch_size):
+            logits[base + start : base + stop] = self.model(_PackedRows(encoding, bounds, start, stop))
             if bar is not None:
-                bar.update(len(index))
+                bar.update(stop - start)
 
     def _count_truncated(
         self, encoding: Any, base: int, cut: Any, limit: int, texts: list[str], pairs: list[str] | None
@@ -312,18 +300,18 @@ class TextClassificationPipeline:
         if cut in (False, None, "do_not_truncate"):
             row = int(np.flatnonzero(flags)[0])
             pair = None if pairs is None else [pairs[row]]
-            whole = self.tokenizer([texts[row]], pair, truncation=False, padding=False)
-            length = int(np.asarray(whole.lengths)[0])
+            whole = self.tokenizer([texts[row]], pair)
+            length = int(whole.lengths[0])
             raise ValueError(
                 f"row {base + row} has {length} tokens, the model takes {limit}; truncation=True would cut it"
             )
         self.truncated += count
         if not self._warned:
             self._warned = True
-            logger.warning(
-                "row %d is longer than the model's %d tokens and was truncated (counted in .truncated)",
-                base + int(np.flatnonzero(flags)[0]),
-                limit,
+            warnings.warn(
+                f"row {base + int(np.flatnonzero(flags)[0])} is longer than {limit} tokens and was truncated "
+                "(further ones are only counted, in .truncated)",
+                stacklevel=2,
             )
 
     # -- tables -------------------------------------------------------------------------------
@@ -382,7 +370,8 @@ class TextClassificationPipeline:
             best[position] = answer["score"]
         columns: dict[str, Any] = {"label": labels, "score": best}
         if problems:
-            columns["error"] = [problems.get(row) for row in range(len(values))]
+            reasons = [problems.get(row) for row in range(len(values))]
+            columns["error"] = pandas.Series(reasons, index=index, dtype=object)  # None stays None
         return pandas.DataFrame(columns, index=index)
 
 
@@ -418,19 +407,29 @@ def _split_pairs(rows: list[Any]) -> tuple[list[str], list[str] | None]:
     return texts, given
 
 
-def _batches(
-    lengths: npt.NDArray[np.int64], order: npt.NDArray[np.int64], budget: int, most: int | None
-) -> Iterator[npt.NDArray[np.int64]]:
-    """Cut rows sorted by length into batches of at most ``budget`` tokens (and ``most`` rows)."""
-    start, tokens = 0, 0
-    for position, row in enumerate(order):
-        count = position - start
-        if count and (tokens + int(lengths[row]) > budget or (most is not None and count >= most)):
-            yield order[start:position]
-            start, tokens = position, 0
-        tokens += int(lengths[row])
-    if start < len(order):
-        yield order[start:]
+def _cuts(bounds: npt.NDArray[np.int32], budget: int, most: int | None) -> Iterator[tuple[int, int]]:
+    """Cut consecutive rows into batches of at most ``budget`` tokens (and ``most`` rows)."""
+    start, rows = 0, len(bounds) - 1
+    while start < rows:
+        stop = int(np.searchsorted(bounds, bounds[start] + budget, side="right")) - 1
+        stop = min(max(stop, start + 1), rows, start + most if most is not None else rows)
+        yield start, stop
+        start = stop
+
+
+class _PackedRows:
+    """Rows ``start`` to ``stop`` of an encoding as the model takes them: packed, without padding."""
+
+    def __init__(self, encoding: Any, bounds: npt.NDArray[np.int32], start: int, stop: int):
+        first, last = int(bounds[start]), int(bounds[stop])
+        self._fields = {
+            "ids": encoding.packed_field("ids")[first:last],
+            "type_ids": encoding.packed_field("type_ids")[first:last],
+            "cu_seqlens": bounds[start : stop + 1] - bounds[start],
+        }
+
+    def packed_field(self, name: str) -> Any:
+        return self._fields[name]
 
 
 def _activate(logits: npt.NDArray[np.float32], function: str | None) -> npt.NDArray[np.float32]:

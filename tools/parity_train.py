@@ -33,7 +33,7 @@ FIRST, FIRST_BOUND, ALL_BOUND, LEAST_FALL = 20, 1e-5, 1e-3, 0.1
 # -- the script that both sides run ---------------------------------------------------------------
 
 
-def train(options: argparse.Namespace) -> dict[str, Any]:
+def train(options: argparse.Namespace, fault: str = "none") -> dict[str, Any]:
     """Fine-tune with whatever ``transformers`` means in this process; return losses and eval_loss."""
     from datasets import load_dataset
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
@@ -65,8 +65,8 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         **extra,
     )
     trainer = Trainer(model=model, args=args, train_dataset=data["train"], eval_dataset=data["test"])
-    if options.engine == "torch" and options.fault:
-        plant(trainer, options.fault)
+    if fault != "none":
+        plant(trainer, fault)
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     return {
@@ -137,7 +137,8 @@ def make_checkpoint(folder: Path, vocabulary: Path, options: argparse.Namespace,
     import transformers
 
     torch.manual_seed(1234)
-    sizes = {} if options.full_size else {"dim": 256, "n_heads": 4, "n_layers": 2, "hidden_dim": 512}
+    dim = options.dim
+    sizes = {} if options.full_size else {"dim": dim, "n_heads": 4, "n_layers": 2, "hidden_dim": 2 * dim}
     rates = {} if dropout else {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
     config = transformers.DistilBertConfig(num_labels=5, **sizes, **rates)
     model = transformers.DistilBertForSequenceClassification(config)
@@ -225,8 +226,10 @@ def drive(options: argparse.Namespace) -> int:
         make_checkpoint(model, vocabulary, options, options.dropout)
         if options.dropout:
             return 0 if _dropout(work, model, files, options) else 1
-        ours = launch("native", work, model, options, **files)
-        theirs = launch("torch", work, model, options, **files)
+        ours = launch("native", work, model, options, **files)["none"]
+        faults = FAULTS if options.faults else ()
+        runs = launch("torch", work, model, options, fault=",".join(["none", *faults]), **files)
+        theirs = runs["none"]
         result = compare(ours["losses"], theirs["losses"])
         rates = max(abs(a - b) for a, b in zip(ours["learning_rates"], theirs["learning_rates"], strict=True))
         norms = max(abs(a / b - 1) for a, b in zip(ours["grad_norms"], theirs["grad_norms"], strict=True))
@@ -236,9 +239,8 @@ def drive(options: argparse.Namespace) -> int:
             f"within {result['all']:.2e}, loss falls by {result['fall']:.3f} "
             f"({ours['losses'][0]:.4f} -> {ours['losses'][-1]:.4f}); grad_norm within {norms:.1e}"
         )
-        for fault in FAULTS if options.faults else ():
-            broken = launch("torch", work, model, options, fault=fault, **files)
-            result = compare(ours["losses"], broken["losses"])
+        for fault in faults:
+            result = compare(ours["losses"], runs[fault]["losses"])
             noticed = not result["agrees"]
             good = good and noticed
             print(
@@ -252,7 +254,7 @@ def _dropout(work: Path, model: Path, files: dict[str, Path], options: argparse.
     values: dict[str, list[float]] = {"native": [], "torch": []}
     for seed in range(1, options.seeds + 1):
         for engine in values:
-            answer = launch(engine, work, model, options, seed=seed, evaluate=True, **files)
+            answer = launch(engine, work, model, options, seed=seed, evaluate=True, **files)["none"]
             values[engine].append(float(answer["eval_loss"]))
     means = {engine: statistics.mean(v) for engine, v in values.items()}
     error = math.sqrt(sum(statistics.variance(v) / len(v) for v in values.values()))
@@ -271,6 +273,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--faults", action="store_true", help="also plant the faults; each must be noticed")
     parser.add_argument("--dropout", action="store_true", help="compare eval_loss over seeds with dropout")
     parser.add_argument("--full-size", action="store_true", help="DistilBERT-base sizes")
+    parser.add_argument("--dim", type=int, default=256, help="width of the small model")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rows", type=int, default=400, help="rows of the review data on each side")
     parser.add_argument("--seeds", type=int, default=5)
@@ -288,7 +291,8 @@ def main(argv: list[str] | None = None) -> int:
         from smhf_native.mirrors import activate
 
         activate(("transformers", "datasets"), announce=False)
-    Path(options.result).write_text(json.dumps(train(options)))
+    faults = str(options.fault or "none").split(",")
+    Path(options.result).write_text(json.dumps({fault: train(options, fault) for fault in faults}))
     return 0
 
 

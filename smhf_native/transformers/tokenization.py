@@ -507,15 +507,14 @@ def _max_length(folder: Path | None, settings: dict[str, Any]) -> int:
 
 
 def _wants_token_types(folder: Path | None, settings: dict[str, Any]) -> bool:
+    """Decide as AutoTokenizer does: by the tokenizer's own settings first, then by the model's type."""
     names = settings.get("model_input_names")
     if isinstance(names, list):
         return "token_type_ids" in names
-    config = folder / "config.json" if folder is not None else None
-    if config is not None and config.is_file():
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-        if kind is not None:
-            return str(kind) == "bert"
-    return "DistilBert" not in str(settings.get("tokenizer_class", "Bert"))
+    kind = settings.get("tokenizer_class")
+    if kind is None and folder is not None and (folder / "config.json").is_file():
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    return "distilbert" not in str(kind or "bert").lower()
 
 
 def _pack(matrix: Any, lengths: Any, width: int | None, fill: int) -> Rows:

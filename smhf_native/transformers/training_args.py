@@ -48,7 +48,8 @@ _WITHOUT_EFFECT = frozenset(
     fp16_full_eval fp16_opt_level fp16_backend half_precision_backend auto_find_batch_size dispatch_batches
     split_batches accelerator_config use_liger_kernel length_column_name past_index mp_parameters
     ray_scope logging_nan_inf_filter include_tokens_per_second use_cache enable_jit_checkpoint do_predict
-    do_train trackio_space_id use_legacy_prediction_loop""".split()
+    do_train trackio_space_id trackio_bucket_id trackio_static_space_id liger_kernel_config
+    use_legacy_prediction_loop""".split()
 )
 
 # Accepted at these values; another value would change the result and is refused.
