@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import pickletools
 import re
@@ -302,6 +303,8 @@ class _Machine:
                     position,
                     f"a tensor that reaches element {last} of a storage of {storage.numel}",
                 )
+            if math.prod(shape) > storage.numel:
+                raise _refuse(self.where, position, "a tensor that repeats the elements of its storage")
         return _Lazy(storage, offset, tuple(shape), tuple(stride))
 
     def op_build(self, argument: Any, position: int) -> None:
@@ -341,7 +344,7 @@ def _materialize(
     view = np.lib.stride_tricks.as_strided(
         flat[lazy.offset :], lazy.shape, tuple(step * itemsize for step in lazy.stride), writeable=False
     )
-    return dtype, np.ascontiguousarray(view)
+    return dtype, np.array(view, order="C")  # keeps zero dimensions, unlike ascontiguousarray
 
 
 def read_bin(path: str | os.PathLike[str]) -> dict[str, tuple[str, npt.NDArray[Any]]]:

@@ -101,7 +101,7 @@ def resolve(
     text = os.fspath(name)
     groups = [tuple(group) for group in needs]
     local = Path(text).expanduser()
-    if local.is_dir():
+    if text and local.is_dir():
         missing = _missing(local, groups)
         if missing:
             raise ModelNotFoundError(f"the folder {text} lacks {missing}; it holds: {_listing(local)}")

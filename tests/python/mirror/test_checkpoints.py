@@ -49,8 +49,14 @@ def test_the_last_whole_checkpoint_is_found_and_skipped_ones_are_named(
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: (folder / "MANIFEST.json").write_text("{"), "MANIFEST.json is unreadable"),
-        (lambda folder: (folder / "MANIFEST.json").write_text('{"files": {"../x": {}}}'), "outside the folder"),
-        (lambda folder: ((folder / "MANIFEST.json").unlink(), (folder / "model.safetensors").unlink()), "lacks"),
+        (
+            lambda folder: (folder / "MANIFEST.json").write_text('{"files": {"../x": {}}}'),
+            "outside the folder",
+        ),
+        (
+            lambda folder: ((folder / "MANIFEST.json").unlink(), (folder / "model.safetensors").unlink()),
+            "lacks",
+        ),
     ],
 )
 def test_each_kind_of_damage_is_seen(tmp_path: Path, damage: object, why: str) -> None:
@@ -75,7 +81,9 @@ def test_a_full_disk_leaves_the_previous_one(tmp_path: Path) -> None:
         fill(folder)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(CheckpointError, match=r"checkpoint-2 was not written: the disk is full.*checkpoint-1"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-2 was not written: the disk is full.*checkpoint-1"
+    ):
         write_checkpoint(tmp_path, 2, full)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1"]
 
@@ -90,7 +98,9 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
         "try: write_checkpoint(sys.argv[1], 2, lambda f: (f / 'model.safetensors').write_bytes(b'x' * 9000))\n"
         "except OSError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     assert "checkpoint-2 was not written" in done.stdout and "checkpoint-1" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1"]
 

@@ -33,7 +33,10 @@ def write(path: Path, text: str) -> Path:
 
 @pytest.mark.peers
 def test_reviews_equal_the_package_row_by_row(theirs: Any, shared_data: Path, tmp_path: Path) -> None:
-    files = {"train": str(shared_data / "reviews/train.csv"), "test": str(shared_data / "reviews/validate.csv")}
+    files = {
+        "train": str(shared_data / "reviews/train.csv"),
+        "test": str(shared_data / "reviews/validate.csv"),
+    }
     a = ours.load_dataset("csv", data_files=files)
     b = theirs.load_dataset("csv", data_files=files, cache_dir=str(tmp_path))
     assert a.num_rows == b.num_rows == {"train": 3600, "test": 928}
@@ -41,7 +44,11 @@ def test_reviews_equal_the_package_row_by_row(theirs: Any, shared_data: Path, tm
         assert a[part].to_dict() == b[part].to_dict()
         assert a[part].column_names == b[part].column_names
         assert a[part].shuffle(seed=11)["text"] == list(b[part].shuffle(seed=11)["text"])
-    for options in ({"test_size": 0.2, "seed": 1}, {"train_size": 100, "test_size": 50, "seed": 2}, {"shuffle": False}):
+    for options in (
+        {"test_size": 0.2, "seed": 1},
+        {"train_size": 100, "test_size": 50, "seed": 2},
+        {"shuffle": False},
+    ):
         x, y = a["test"].train_test_split(**options), b["test"].train_test_split(**options)
         assert {k: v.to_dict() for k, v in x.items()} == {k: v.to_dict() for k, v in y.items()}
 
@@ -51,7 +58,11 @@ CELL = st.text(alphabet=st.sampled_from('ab ,"\n\r;é☃1.-NA'), max_size=8)
 
 @pytest.mark.peers
 @settings(max_examples=60, deadline=None)
-@given(rows=st.lists(st.tuples(CELL, st.integers(-5, 5), st.sampled_from(["x", "", "NA", "null", "1"])), min_size=1))
+@given(
+    rows=st.lists(
+        st.tuples(CELL, st.integers(-5, 5), st.sampled_from(["x", "", "NA", "null", "1"])), min_size=1
+    )
+)
 def test_any_quoted_csv_equals_pandas(rows: list[Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     import csv
 
@@ -65,7 +76,9 @@ def test_any_quoted_csv_equals_pandas(rows: list[Any], tmp_path_factory: pytest.
     got = ours.load_dataset("csv", data_files=str(path), split="train")
     assert got["n"] == [row[1] for row in rows]
     for name in ("text", "s"):
-        reference = [None if gone else v for gone, v in zip(expected[name].isna(), expected[name], strict=True)]
+        reference = [
+            None if gone else v for gone, v in zip(expected[name].isna(), expected[name], strict=True)
+        ]
         mine = got[name]
         if all(value is None or not isinstance(value, str) for value in mine) and mine != reference:
             # A column that looks like numbers is one, in pandas too when it may choose.
@@ -99,7 +112,9 @@ def test_csv_quoting_line_breaks_and_types(tmp_path: Path) -> None:
         ('text,label\na,1\n"never closed,2\nx,3\n', 2, 3, "unexpected end of data"),
     ],
 )
-def test_unreadable_rows_are_named_by_row_and_line(tmp_path: Path, text: str, row: int, line: int, why: str) -> None:
+def test_unreadable_rows_are_named_by_row_and_line(
+    tmp_path: Path, text: str, row: int, line: int, why: str
+) -> None:
     path = write(tmp_path / "bad.csv", text)
     with pytest.raises(ParseError) as caught:
         ours.load_dataset("csv", data_files=str(path))
@@ -112,7 +127,9 @@ def test_wrong_encoding_duplicate_header_and_empty_file(tmp_path: Path) -> None:
     with pytest.raises(ParseError, match="line 3 is not utf-8: byte 0xe9") as caught:
         ours.load_dataset("csv", data_files=str(tmp_path / "latin.csv"))
     assert caught.value.offset == 18
-    assert ours.load_dataset("csv", data_files=str(tmp_path / "latin.csv"), encoding="latin-1")["train"][1] == {
+    assert ours.load_dataset("csv", data_files=str(tmp_path / "latin.csv"), encoding="latin-1")["train"][
+        1
+    ] == {
         "text": "café",
         "label": 2,
     }
@@ -126,7 +143,14 @@ def test_data_files_forms_splits_and_refusals(tmp_path: Path) -> None:
     one = write(tmp_path / "one.csv", "x\n1\n2\n3\n4\n")
     two = write(tmp_path / "two.csv", "x\n5\n6\n")
     assert ours.load_dataset("csv", data_files=[str(one), str(two)])["train"]["x"] == [1, 2, 3, 4, 5, 6]
-    assert ours.load_dataset("csv", data_files=str(tmp_path / "*.csv"), split="train")["x"] == [1, 2, 3, 4, 5, 6]
+    assert ours.load_dataset("csv", data_files=str(tmp_path / "*.csv"), split="train")["x"] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
     table = {"train": str(one), "test": str(two)}
     assert ours.load_dataset("csv", data_files=table, split="train[1:3]+test")["x"] == [2, 3, 5, 6]
     assert ours.load_dataset("csv", data_files=table, split="train[50%:]")["x"] == [3, 4]
@@ -138,7 +162,7 @@ def test_data_files_forms_splits_and_refusals(tmp_path: Path) -> None:
         ours.load_dataset("csv", data_files="https://host.invalid/a.csv")
     with pytest.raises(FileNotFoundError, match="imdb"):
         ours.load_dataset("imdb")
-    with pytest.raises(TypeError, match="'delimeter'.*'delimiter'"):
+    with pytest.raises(TypeError, match=r"'delimeter'.*'delimiter'"):
         ours.load_dataset("csv", data_files=str(one), delimeter=";")
 
 
@@ -163,9 +187,13 @@ def test_map_filter_rename_and_formats_equal_the_package(theirs: Any) -> None:
         out: dict[str, Any] = {}
         words = data.map(lambda b: {"n": [len(t.split()) for t in b["text"]]}, batched=True, batch_size=3)
         out["batched"] = words.to_dict()
-        out["single"] = data.map(lambda row: {"text": row["text"].upper(), "two": [row["label"]] * 2}).to_dict()
+        out["single"] = data.map(
+            lambda row: {"text": row["text"].upper(), "two": [row["label"]] * 2}
+        ).to_dict()
         out["grown"] = data.map(
-            lambda b: {"w": [w for t in b["text"] for w in t.split()]}, batched=True, remove_columns=["text", "label", "x"]
+            lambda b: {"w": [w for t in b["text"] for w in t.split()]},
+            batched=True,
+            remove_columns=["text", "label", "x"],
         ).to_dict()
         out["indices"] = data.map(lambda row, i: {"i": i}, with_indices=True)["i"][:]
         out["inputs"] = data.map(lambda label: {"twice": label * 2}, input_columns="label").to_dict()
@@ -231,7 +259,7 @@ def test_errors_name_what_is_wrong() -> None:
         ours.Dataset.from_dict({"a": [1], "b": [1]}).rename_column("a", "b")
     with pytest.raises(ValueError, match="remove_columns"):
         data.map(lambda batch: {"b": [1]}, batched=True)
-    with pytest.raises(TypeError, match="'batchd'.*'batched'"):
+    with pytest.raises(TypeError, match=r"'batchd'.*'batched'"):
         data.map(lambda batch: batch, batchd=True)
     with pytest.raises(ZeroDivisionError) as caught:
         data.map(lambda row: {"b": 1 // (row["a"] - 2)})
@@ -244,7 +272,12 @@ def test_pandas_round_trip() -> None:
     data = ours.Dataset.from_pandas(frame)
     assert data.to_dict() == {"text": ["a", None, "c"], "label": [1, 2, 3], "x": [0.5, None, 1.0]}
     assert data.to_pandas()["label"].tolist() == [1, 2, 3]
-    assert ours.Dataset.from_pandas(frame.iloc[[2, 0]]).column_names == ["text", "label", "x", "__index_level_0__"]
+    assert ours.Dataset.from_pandas(frame.iloc[[2, 0]]).column_names == [
+        "text",
+        "label",
+        "x",
+        "__index_level_0__",
+    ]
 
 
 INTS = st.lists(st.integers(-(2**40), 2**40), max_size=6)

@@ -36,7 +36,9 @@ def tokenizer(tiny_model: Path) -> Any:
         {"truncation": True, "return_attention_mask": False, "return_offsets_mapping": True},
     ],
 )
-def test_calls_equal_transformers(peer: Any, tiny_model: Path, tokenizer: Any, options: dict[str, Any]) -> None:
+def test_calls_equal_transformers(
+    peer: Any, tiny_model: Path, tokenizer: Any, options: dict[str, Any]
+) -> None:
     theirs = peer("transformers").AutoTokenizer.from_pretrained(tiny_model, use_fast=True)
 
     def plain(encoding: Any) -> dict[str, Any]:
@@ -53,7 +55,15 @@ def test_calls_equal_transformers(peer: Any, tiny_model: Path, tokenizer: Any, o
 @pytest.mark.peers
 def test_attributes_decode_and_pad_equal_transformers(peer: Any, tiny_model: Path, tokenizer: Any) -> None:
     theirs = peer("transformers").AutoTokenizer.from_pretrained(tiny_model, use_fast=True)
-    for name in ("vocab_size", "model_max_length", "padding_side", "pad_token_id", "cls_token_id", "sep_token", "unk_token_id"):
+    for name in (
+        "vocab_size",
+        "model_max_length",
+        "padding_side",
+        "pad_token_id",
+        "cls_token_id",
+        "sep_token",
+        "unk_token_id",
+    ):
         assert getattr(tokenizer, name) == getattr(theirs, name), name
     assert tokenizer.get_vocab() == theirs.get_vocab() and len(tokenizer) == len(theirs)
     ids = tokenizer(TEXTS[0])["input_ids"]
@@ -65,7 +75,9 @@ def test_attributes_decode_and_pad_equal_transformers(peer: Any, tiny_model: Pat
     rows = [{**tokenizer(text), "label": i} for i, text in enumerate(TEXTS[:3])]
     assert dict(tokenizer.pad(rows)) == dict(theirs.pad(rows))
     ours = hf.DataCollatorWithPadding(tokenizer)([dict(row) for row in rows])
-    expected = peer("transformers").DataCollatorWithPadding(theirs, return_tensors="np")([dict(row) for row in rows])
+    expected = peer("transformers").DataCollatorWithPadding(theirs, return_tensors="np")(
+        [dict(row) for row in rows]
+    )
     assert {k: v.tolist() for k, v in ours.items()} == {k: v.tolist() for k, v in expected.items()}
 
 
@@ -87,7 +99,9 @@ def test_mapping_makes_compact_columns_and_lists_on_demand(tokenizer: Any) -> No
     assert changed[0]["input_ids"][0] == 7 and changed[3]["labels"] == 1
 
 
-def test_files_written_are_read_back_and_by_transformers(tokenizer: Any, tmp_path: Path, tiny_model: Path) -> None:
+def test_files_written_are_read_back_and_by_transformers(
+    tokenizer: Any, tmp_path: Path, tiny_model: Path
+) -> None:
     written = tokenizer.save_pretrained(tmp_path)
     assert {Path(path).name for path in written} >= {"vocab.txt", "tokenizer_config.json"}
     again = hf.AutoTokenizer.from_pretrained(tmp_path)
@@ -97,7 +111,7 @@ def test_files_written_are_read_back_and_by_transformers(tokenizer: Any, tmp_pat
 
 
 def test_errors_name_the_matter(tokenizer: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(TypeError, match="'truncaton'.*'truncation'"):
+    with pytest.raises(TypeError, match=r"'truncaton'.*'truncation'"):
         tokenizer("a", truncaton=True)
     with pytest.raises(ValueError, match=r"'input_ids' differ in length"):
         tokenizer(["a", "dress is"], return_tensors="pt")

@@ -78,7 +78,13 @@ def test_log_lines_are_what_the_metric_expressions_read(
     keys = list(eval(evaluations[0]))
     assert keys[0] == "eval_loss" and keys[1] == "eval_accuracy" and keys[-1] == "epoch"
     last = eval(lines[-1])
-    assert list(last) == ["train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "epoch"]
+    assert list(last) == [
+        "train_runtime",
+        "train_samples_per_second",
+        "train_steps_per_second",
+        "train_loss",
+        "epoch",
+    ]
     assert last["train_loss"] == pytest.approx(np.mean([entry["loss"] for entry in history]))
     assert result.global_step == 8 and result.training_loss == last["train_loss"]
     scalars = [json.loads(line) for line in (tmp_path / "scalars.ndjson").read_text().splitlines()]
@@ -88,7 +94,9 @@ def test_log_lines_are_what_the_metric_expressions_read(
     assert history[-1]["loss"] < history[0]["loss"]
 
 
-def test_padding_changes_nothing(parts: dict[str, Any], tiny_model: Path, reviews: Any, tmp_path: Path) -> None:
+def test_padding_changes_nothing(
+    parts: dict[str, Any], tiny_model: Path, reviews: Any, tmp_path: Path
+) -> None:
     padded = make(parts, tmp_path / "a")
     padded.train()
     tokenizer = parts["tokenizer"]
@@ -99,7 +107,11 @@ def test_padding_changes_nothing(parts: dict[str, Any], tiny_model: Path, review
     packed.data_collator = hf.DataCollatorWithPadding(tokenizer)
     packed.train()
     plain = make(
-        dict(parts, train=list(short.remove_columns("text")), model=hf.AutoModelForSequenceClassification.from_pretrained(tiny_model)),
+        dict(
+            parts,
+            train=list(short.remove_columns("text")),
+            model=hf.AutoModelForSequenceClassification.from_pretrained(tiny_model),
+        ),
         tmp_path / "c",
     )
     plain.data_collator = lambda rows: tokenizer.pad(rows, padding="max_length", return_tensors="pt")
@@ -112,11 +124,13 @@ def test_padding_changes_nothing(parts: dict[str, Any], tiny_model: Path, review
 def test_default_collator_says_that_rows_differ(parts: dict[str, Any], reviews: Any, tmp_path: Path) -> None:
     raw = load_dataset("csv", data_files=str(reviews["train"]), split="train")
     parts["train"] = raw.map(lambda b: parts["tokenizer"](b["text"]), batched=True)
-    with pytest.raises(ValueError, match="differ in length.*DataCollatorWithPadding"):
+    with pytest.raises(ValueError, match=r"differ in length.*DataCollatorWithPadding"):
         make(parts, tmp_path).train()
 
 
-@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 5}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 5}]
+)
 def test_resume_is_exact_to_the_byte(
     parts: dict[str, Any], tiny_model: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
@@ -138,7 +152,10 @@ def test_resume_is_exact_to_the_byte(
         model = hf.AutoModelForSequenceClassification.from_pretrained(tiny_model)
         again = make(dict(parts, model=model), tmp_path / f"from-{step}", **common)
         again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
-        ours, theirs = tmp_path / f"from-{step}" / f"checkpoint-{total}", tmp_path / "whole" / f"checkpoint-{total}"
+        ours, theirs = (
+            tmp_path / f"from-{step}" / f"checkpoint-{total}",
+            tmp_path / "whole" / f"checkpoint-{total}",
+        )
         for name in ("model.safetensors", "optimizer.safetensors"):
             assert (ours / name).read_bytes() == (theirs / name).read_bytes(), f"{name} from step {step}"
         assert facts(again) == facts(whole)
@@ -155,7 +172,7 @@ def test_resume_forms(parts: dict[str, Any], tiny_model: Path, tmp_path: Path, c
         again.train(resume_from_checkpoint=resume)
         assert [e["step"] for e in again.state.log_history if "loss" in e] == [1, 2, 3, 4]
     assert "checkpoint-4 is skipped: model.safetensors has 4 bytes" in capsys.readouterr().err
-    with pytest.raises(OSError, match="checkpoint-4 cannot be resumed: model.safetensors has 4 bytes"):
+    with pytest.raises(OSError, match=r"checkpoint-4 cannot be resumed: model.safetensors has 4 bytes"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
     with pytest.raises(ValueError, match="No valid checkpoint found in output directory"):
         make(parts, tmp_path / "empty").train(resume_from_checkpoint=True)
@@ -315,7 +332,7 @@ def test_what_needs_torch_or_the_hub_is_refused_by_name(parts: dict[str, Any], t
         Custom(parts["model"], args)
     with pytest.raises(NotImplementedError, match="optimizers"):
         Trainer(parts["model"], args, optimizers=(object(), None))
-    with pytest.raises(TypeError, match="'train_dataest'.*'train_dataset'"):
+    with pytest.raises(TypeError, match=r"'train_dataest'.*'train_dataset'"):
         Trainer(parts["model"], args, train_dataest=[])
     with pytest.raises(NotImplementedError, match="push_to_hub"):
         Trainer(parts["model"], args).push_to_hub()
@@ -346,7 +363,9 @@ def test_signals_end_with_a_checkpoint(
 ) -> None:
     command = [sys.executable, "-c", SCRIPT, str(tiny_model), str(reviews["train"]), str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as child:
         assert child.stdout is not None
         for line in child.stdout:
             if line == "step 3\n":

@@ -28,9 +28,18 @@ def equal(a: Any, b: Any) -> bool:
 @pytest.mark.peers
 @pytest.mark.parametrize(
     "options",
-    [{}, {"top_k": 1}, {"top_k": 2}, {"top_k": None}, {"function_to_apply": "sigmoid"}, {"function_to_apply": "none"}],
+    [
+        {},
+        {"top_k": 1},
+        {"top_k": 2},
+        {"top_k": None},
+        {"function_to_apply": "sigmoid"},
+        {"function_to_apply": "none"},
+    ],
 )
-def test_every_form_equals_transformers(peer: Any, tiny_model: Path, clf: Any, options: dict[str, Any]) -> None:
+def test_every_form_equals_transformers(
+    peer: Any, tiny_model: Path, clf: Any, options: dict[str, Any]
+) -> None:
     peer("torch")
     theirs = peer("transformers").pipeline("text-classification", model=str(tiny_model), device="cpu")
     pair = {"text": "the dress", "text_pair": "is soft"}
@@ -64,7 +73,9 @@ def test_results_do_not_depend_on_the_batch(clf: Any) -> None:
 
 def test_predict_keeps_index_and_order_and_names_rows_without_text(clf: Any) -> None:
     pandas = pytest.importorskip("pandas")
-    column = pandas.Series(["soft dress", None, "awful", float("nan"), "", 7], index=list("fedcba"), dtype=object)
+    column = pandas.Series(
+        ["soft dress", None, "awful", float("nan"), "", 7], index=list("fedcba"), dtype=object
+    )
     frame = clf.predict(column)
     assert list(frame.index) == list("fedcba") and list(frame.columns) == ["label", "score", "error"]
     assert frame["error"].tolist() == [
@@ -77,7 +88,7 @@ def test_predict_keeps_index_and_order_and_names_rows_without_text(clf: Any) -> 
         clf.predict(column, errors="raise")
     whole = clf.predict(column.dropna().iloc[:3])
     assert list(whole.columns) == ["label", "score"]
-    with pytest.raises(TypeError, match="one column.*'text'"):
+    with pytest.raises(TypeError, match=r"one column.*'text'"):
         clf.predict(pandas.DataFrame({"text": ["a"]}))
     assert len(clf.predict(pandas.Series([], dtype=object))) == 0
 
@@ -97,7 +108,7 @@ def test_wrong_use_is_named(clf: Any, tiny_model: Path) -> None:
         clf(["a", None])
     with pytest.raises(ValueError, match="task 'fill-mask' is not supported"):
         smhf.pipeline("fill-mask", model=str(tiny_model))
-    with pytest.raises(TypeError, match="'topk'.*'top_k'"):
+    with pytest.raises(TypeError, match=r"'topk'.*'top_k'"):
         clf("a", topk=1)
     with pytest.raises(ValueError, match="function_to_apply='relu'"):
         clf("a", function_to_apply="relu")

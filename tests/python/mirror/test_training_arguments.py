@@ -14,7 +14,9 @@ from smhf_native.transformers.training_args import _RENAMED, _WITHOUT_EFFECT
 
 def test_old_and_new_spellings_mean_the_same(tmp_path: Path) -> None:
     old = TrainingArguments(str(tmp_path), evaluation_strategy="epoch", per_gpu_train_batch_size=4)
-    new = TrainingArguments(output_dir=tmp_path, eval_strategy=IntervalStrategy.EPOCH, per_device_train_batch_size=4)
+    new = TrainingArguments(
+        output_dir=tmp_path, eval_strategy=IntervalStrategy.EPOCH, per_device_train_batch_size=4
+    )
     assert old.eval_strategy == new.eval_strategy == "epoch"
     assert old.evaluation_strategy == IntervalStrategy.EPOCH and old.do_eval
     assert old.train_batch_size == new.train_batch_size == 4
@@ -49,7 +51,13 @@ def test_unknown_arguments_are_refused_with_the_closest(name: str, closest: str)
 
 @pytest.mark.parametrize(
     "settings",
-    [{"push_to_hub": True}, {"optim": "adafactor"}, {"deepspeed": "ds.json"}, {"group_by_length": True}, {"fsdp": "full_shard"}],
+    [
+        {"push_to_hub": True},
+        {"optim": "adafactor"},
+        {"deepspeed": "ds.json"},
+        {"group_by_length": True},
+        {"fsdp": "full_shard"},
+    ],
 )
 def test_what_would_change_the_result_is_refused_by_name(settings: dict[str, Any]) -> None:
     with pytest.raises(NotImplementedError, match=next(iter(settings))):
@@ -65,7 +73,10 @@ def test_what_would_change_the_result_is_refused_by_name(settings: dict[str, Any
         ({"eval_strategy": "sometimes"}, "'sometimes' is not a valid IntervalStrategy"),
         ({"lr_scheduler_type": "polynomial"}, "select one of"),
         ({"load_best_model_at_end": True}, "save and eval strategy to match"),
-        ({"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 3, "save_steps": 10}, "multiple"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 3, "save_steps": 10},
+            "multiple",
+        ),
         ({"warmup_ratio": 1.5}, "warmup_ratio=1.5"),
     ],
 )
