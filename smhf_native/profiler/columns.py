@@ -75,8 +75,10 @@ class SystemColumns:
     def between(self, start_ns: int, end_ns: int) -> SystemColumns:
         """Return the rows with ``start_ns <= time <= end_ns`` (both inclusive, as in smdebug)."""
         keep = (self.time >= start_ns) & (self.time <= end_ns)
-        if keep.all():
-            return self
+        return self if keep.all() else self.where(keep)
+
+    def where(self, keep: NDArray[np.bool_]) -> SystemColumns:
+        """Return the rows for which ``keep`` is True."""
         return SystemColumns(
             self.time[keep],
             self.value[keep],
@@ -218,6 +220,9 @@ def streams_of(columns: SystemColumns) -> list[Stream]:
     list of Stream
         By node, dimension, type and name (natural order); each in time order, equal times as in the file.
     """
+    finite = np.isfinite(columns.value)
+    if not finite.all():  # no sampler measures NaN or infinity; one such row must not blank a whole chart
+        columns = columns.where(finite)
     if len(columns) == 0:
         return []
     base = len(columns.words) + 1

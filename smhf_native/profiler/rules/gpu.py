@@ -267,11 +267,12 @@ def load_balancing(job: JobData, parameters: dict[str, Any]) -> RuleResult:
         mine = job.of("GPUUtilization", node)
         counts = {gpu.name: utilisation_histogram(gpu.value) for gpu in mine}
         distances: dict[str, dict[str, float]] = {}
-        for number, end in enumerate(_scan_times(job, parameters)):
-            pieces = [g.value[: int(np.searchsorted(g.time, end, side="right"))] for g in mine]
-            if min((p.size for p in pieces), default=0) < max(1, patience):
+        ends = _scan_times(job, parameters)
+        seen = [_histograms_until(gpu, ends) for gpu in mine]
+        for number in range(ends.size):
+            parts = [table[number] for table in seen]
+            if min((int(p.sum()) for p in parts), default=0) < max(1, patience):
                 continue
-            parts = [utilisation_histogram(p) for p in pieces]
             for a in range(len(mine)):
                 for b in range(a + 1, len(mine)):
                     distance = histogram_distance(parts[a], parts[b])
@@ -305,6 +306,15 @@ def utilisation_histogram(value: Float) -> Int:
     """
     counts, _ = np.histogram(np.clip(value, 0, 100), bins=50, range=(0, 100))
     return counts.astype(np.int64)
+
+
+def _histograms_until(gpu: Stream, ends: Int) -> Int:
+    """Histogram of everything until the end of each scan: one row per scan."""
+    place = np.minimum(np.clip(gpu.value, 0, 100) // 2, 49).astype(np.int64)
+    scan = np.searchsorted(ends, gpu.time, side="left")
+    inside = scan < ends.size
+    flat = np.bincount(scan[inside] * 50 + place[inside], minlength=ends.size * 50)
+    return np.cumsum(flat.reshape(ends.size, 50), axis=0)
 
 
 def histogram_distance(a: Int, b: Int) -> float:

@@ -230,3 +230,61 @@ def test_drawing_helpers() -> None:
     ):
         with pytest.raises(ValueError, match="chart"):
             call()
+
+
+def odd_job(seed: int) -> JobData:
+    """Jobs as they should not be: one sample, no samples, equal times, NaN losses, negative values, gaps."""
+    rng = np.random.default_rng(seed)
+    streams = []
+    for node in ["algo-1", "algo-2"][: int(rng.integers(0, 3))]:
+        for dimension, name in (
+            ("CPUUtilization", "cpu0"),
+            ("CPUUtilization", "cpu1"),
+            ("I/OWaitPercentage", "cpu0"),
+            ("GPUUtilization", "gpu0"),
+            ("GPUMemoryUtilization", "gpu0"),
+            ("", "MemoryUsedPercent"),
+            ("", "ReadThroughputInBytesPerSecond"),
+            ("Algorithm", "ReceiveBytesPerSecond"),
+            ("Own thing", "what?"),
+        ):
+            if rng.random() < 0.3:
+                continue
+            n = int(rng.choice([1, 2, 3, 40, 1500]))
+            time = 1783653720 * 10**9 + np.sort(rng.integers(0, int(rng.choice([1, 10, 10**9, 10**13])), n))
+            value = rng.choice([-1e9, 0.0, 1e-9, 50.0, 100.0, 1e15]) * rng.uniform(0, 1, n)
+            streams.append(Stream(node, "x", name, dimension, time, value))
+    count = int(rng.choice([0, 1, 2, 30, 400]))
+    losses = [
+        {
+            "MetricName": "loss",
+            "Value": float(rng.choice([1.0, float("nan"), float("inf"), -2.0, 0.0])),
+            "Timestamp": 1783653720.0 + (0.0 if seed % 3 else float(k)),
+            "IterationNumber": int(rng.integers(0, 5)) if seed % 2 else k,
+        }
+        for k in range(count)
+    ]
+    description = {} if seed % 4 else {"TrainingStartTime": 1783653720.0, "TrainingEndTime": 1783653720.0 + seed}
+    return JobData("odd", streams, None, losses, losses, description)
+
+
+def test_odd_jobs_get_a_whole_report(tmp_path: Path) -> None:
+    for seed in range(60):
+        job = odd_job(seed)
+        results, others = results_of(job)
+        for result in [*results, *others]:
+            result.write(tmp_path)  # strict JSON: no NaN
+        page = build_report(job, results, others)
+        parsed(page)
+        assert not re.search(r'd="[^"]*(nan|inf)', page), seed
+        for block in re.findall(r"<figure>(<svg.*?</svg>)(?=</figure>|<details>)", page, re.S):
+            ElementTree.fromstring(block)
+
+
+def test_not_a_number_rows_are_left_out(tmp_path: Path) -> None:
+    from smhf_native.profiler.columns import SystemColumns, streams_of
+
+    value = np.array([1.0, np.nan, 3.0, np.inf])
+    code = np.zeros(4, np.int32)
+    (stream,) = streams_of(SystemColumns(np.arange(4), value, code, code, code, code, ["a"]))
+    assert stream.value.tolist() == [1.0, 3.0] and stream.time.tolist() == [0, 2]

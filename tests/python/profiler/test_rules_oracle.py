@@ -551,3 +551,17 @@ def test_overrides_in_any_case() -> None:
         evaluate_rule("DeadRelu", job)
     with pytest.raises(ValueError, match="scan_interval_us"):
         evaluate_rule("LowGPUUtilization", job, {"scan_interval_us": "0"})
+
+
+def test_one_wrong_clock_does_not_cost_an_hour() -> None:
+    """A sample stamped in 1970 makes the job 56 years long; the rules still end at once."""
+    import time
+
+    stamps = np.concatenate([[0], START_NS + np.arange(3000) * 500 * 10**6])
+    value = np.full(3001, 95.0)
+    streams = [Stream("algo-1", "gpu", f"gpu{i}", d, stamps, value) for i in (0, 1) for d in ("GPUUtilization",)]
+    streams += [Stream("algo-1", "cpu", "cpu0", "CPUUtilization", stamps, value)]
+    begin = time.monotonic()
+    results = evaluate_report_rules(JobData("job", streams))
+    assert time.monotonic() - begin < 20
+    assert {r.rule for r in results if r.fired} <= {"LowGPUUtilization", "MaxInitializationTime"}
