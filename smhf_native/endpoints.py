@@ -29,6 +29,7 @@ __all__ = [
     "forget",
     "list_endpoints",
     "ping",
+    "record_path",
     "register",
     "stop_endpoint",
 ]
@@ -115,7 +116,8 @@ def check_name(name: str) -> str:
     return name
 
 
-def _path(name: str) -> Path:
+def record_path(name: str) -> Path:
+    """Return the file that an endpoint's record has, whether it exists or not."""
     return folder() / f"{check_name(name)}.json"
 
 
@@ -136,7 +138,7 @@ def register(record: EndpointRecord) -> None:
     ValueError
         A live endpoint has this name already.
     """
-    path = _path(record.name)
+    path = record_path(record.name)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{record.name}.{os.getpid()}.new")
     write_json(draft, asdict(record), mode=0o600)
@@ -160,7 +162,7 @@ def register(record: EndpointRecord) -> None:
 
 def forget(name: str, *, pid: int | None = None) -> None:
     """Remove a record (with ``pid``: only if that process wrote it) and a request to remove it."""
-    path = _path(name)
+    path = record_path(name)
     record = _read(path)
     if record is None or pid is None or record.pid == pid:
         path.unlink(missing_ok=True)
@@ -169,7 +171,7 @@ def forget(name: str, *, pid: int | None = None) -> None:
 
 def removal_requested(name: str) -> bool:
     """Whether somebody asked for the endpoint to end (read by its serving process)."""
-    path = _path(name)
+    path = record_path(name)
     return path.with_name(path.name + _REMOVING).exists()
 
 
@@ -181,7 +183,7 @@ def find(name: str) -> EndpointRecord:
     EndpointNotFoundError
         There is none; the sentence lists those there are.
     """
-    path = _path(name)
+    path = record_path(name)
     record = _read(path)
     if record is not None and record.alive:
         return record
@@ -239,7 +241,7 @@ def stop_endpoint(name: str, *, timeout: float = 30.0) -> None:
         It was still there after ``timeout`` seconds.
     """
     record = find(name)
-    path = _path(name)
+    path = record_path(name)
     mark = path.with_name(path.name + _REMOVING)
     mark.touch(mode=0o600)
     end = time.monotonic() + timeout

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,12 +39,12 @@ class LoadedModel:
     tokenizer: Any = None
     model: Any = None
     handler: Any = None
-    scratch: Path | None = None  # an archive's extracted folder, removed with the endpoint
+    scratch: tempfile.TemporaryDirectory[str] | None = None  # where an archive was extracted
 
     def discard(self) -> None:
-        """Remove what was extracted."""
+        """Remove what was extracted (it also goes when nobody holds this object any more)."""
         if self.scratch is not None:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            self.scratch.cleanup()
 
 
 def score_function(config: Mapping[str, Any], num_labels: int) -> str:
@@ -64,8 +63,10 @@ def _check_task(environment: Mapping[str, str]) -> None:
         raise ValueError(f"HF_TASK={task!r}: expected one of {', '.join(_TASKS)}")
 
 
-def _folder_of(source: str | os.PathLike[str], environment: Mapping[str, str]) -> tuple[Path, Path | None]:
-    """The model's folder, and the scratch folder to remove when it came out of an archive."""
+def _folder_of(
+    source: str | os.PathLike[str], environment: Mapping[str, str]
+) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
+    """The model's folder, and the scratch folder that holds it when it came out of an archive."""
     text = os.fspath(source)
     if text.startswith("s3://"):
         from smhf_native.store import Store
@@ -90,16 +91,16 @@ def _folder_of(source: str | os.PathLike[str], environment: Mapping[str, str]) -
     return Path(hub.resolve(name, environment.get("HF_MODEL_REVISION"), needs=needs)), None
 
 
-def _extracted(archive: Path) -> tuple[Path, Path]:
+def _extracted(archive: Path) -> tuple[Path, tempfile.TemporaryDirectory[str]]:
     from smhf_native.model import extract_archive
 
-    scratch = Path(tempfile.mkdtemp(prefix="smhf-endpoint-"))
+    scratch = tempfile.TemporaryDirectory(prefix="smhf-endpoint-", ignore_cleanup_errors=True)
     try:
-        extract_archive(str(archive), str(scratch))
+        extract_archive(str(archive), scratch.name)
     except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.cleanup()
         raise
-    return scratch, scratch
+    return Path(scratch.name), scratch
 
 
 def _pipeline(folder: str) -> Any:

@@ -263,6 +263,16 @@ static int service_name(const char *path, char name[SMHF_ENDPOINT_NAME_SIZE]) {
     return 1;
 }
 
+static void set_busy_locked(struct MHD_Connection *connection, int busy) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    smhf_server_peer *peer = (info != NULL) ? info->socket_context : NULL;
+    if (peer != NULL) {
+        peer->busy = busy;
+        peer->since_ms = smhf_server_now_ms();
+    }
+}
+
 /* Decides before the body whether the request can be taken; the refusal is sent after it. */
 static void refuse_early(smhf_server_request *request, long long length) {
     smhf_server *server = request->server;
@@ -270,6 +280,7 @@ static void refuse_early(smhf_server_request *request, long long length) {
     int status = 503;
     pthread_mutex_lock(&server->lock);
     server->stats.in_flight++;
+    set_busy_locked(request->connection, 1);
     if (server->state != SMHF_SERVER_READY) {
         snprintf(message, sizeof message, "the server is %s",
                  server->state == SMHF_SERVER_STARTING ? "starting" : "shutting down");
@@ -424,26 +435,68 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **sl
                          enum MHD_RequestTerminationCode code) {
     smhf_server *server = cls;
     smhf_server_request *request = *slot;
-    (void)connection;
     (void)code;
     *slot = NULL;
-    if (request == NULL) {
-        return;
-    }
     pthread_mutex_lock(&server->lock);
-    server->stats.in_flight--;
-    pthread_cond_broadcast(&server->idle);
+    set_busy_locked(connection, 0);
+    if (request != NULL) {
+        server->stats.in_flight--;
+        pthread_cond_broadcast(&server->idle);
+    }
     pthread_mutex_unlock(&server->lock);
-    smhf_request_release(request);
+    if (request != NULL) {
+        smhf_request_release(request);
+    }
 }
 
 static void on_connection(void *cls, struct MHD_Connection *connection, void **slot,
                           enum MHD_ConnectionNotificationCode code) {
     smhf_server *server = cls;
-    (void)connection;
-    (void)slot;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
-        count_stat(server, &server->stats.connections);
+        smhf_server_peer *peer = smhf_calloc(1, sizeof *peer); /* NULL: it goes unwatched */
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        pthread_mutex_lock(&server->lock);
+        server->stats.connections++;
+        if (peer != NULL && info != NULL) {
+            *peer = (smhf_server_peer){server->peers, NULL, (int)info->connect_fd, 0,
+                                       smhf_server_now_ms()};
+            if (server->peers != NULL) {
+                server->peers->previous = peer;
+            }
+            server->peers = peer;
+        }
+        pthread_mutex_unlock(&server->lock);
+        *slot = peer;
+        return;
+    }
+    smhf_server_peer *peer = *slot; /* its descriptor is closed after this call */
+    *slot = NULL;
+    if (peer == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&server->lock);
+    if (peer->previous != NULL) {
+        peer->previous->next = peer->next;
+    } else if (server->peers == peer) {
+        server->peers = peer->next;
+    }
+    if (peer->next != NULL) {
+        peer->next->previous = peer->previous;
+    }
+    pthread_mutex_unlock(&server->lock);
+    smhf_free(peer);
+}
+
+void smhf_listener_hang_up_locked(smhf_server *server) {
+    int64_t limit = (int64_t)server->options.idle_timeout_s * 1000 + server->options.deadline_ms;
+    int64_t now = smhf_server_now_ms();
+    for (smhf_server_peer *peer = server->peers; peer != NULL; peer = peer->next) {
+        if (!peer->busy && now - peer->since_ms > limit) {
+            shutdown(peer->fd, SHUT_RDWR);
+            peer->since_ms = now;
+            server->stats.slow++;
+        }
     }
 }
 

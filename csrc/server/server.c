@@ -1,7 +1,7 @@
 /* server.c: endpoints come and go, the sweeper, start, drain and end.
  *
- * The sweeper answers whatever passed its deadline, queued or running, and drops queued requests
- * whose clients left.
+ * The sweeper answers whatever passed its deadline, queued or running, drops queued requests whose
+ * clients left, and hangs up on connections that drip headers for ever.
  */
 #include "common/mem.h"
 #include "server/server_room.h"
@@ -52,6 +52,7 @@ static void *sweeper_body(void *argument) {
     pthread_mutex_lock(&server->lock);
     while (server->state != SMHF_SERVER_STOPPING) {
         size_t count = sweep_locked(server, found, timed_out);
+        smhf_listener_hang_up_locked(server);
         if (count > 0) {
             pthread_mutex_unlock(&server->lock);
             for (size_t i = 0; i < count; i++) {

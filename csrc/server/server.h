@@ -52,11 +52,11 @@ typedef struct smhf_server_options {
     int max_queue;             /* requests waiting per endpoint; past it 503 with Retry-After */
     int retry_after_s;         /* the value of that header */
     int deadline_ms;           /* from request to answer; past it 503 */
-    int idle_timeout_s;        /* a connection without traffic is closed */
-    int max_batch_rows;        /* per callback */
-    size_t max_batch_tokens;   /* per callback, estimated: see smhf_server_endpoint */
-    size_t max_batch_bytes;    /* of text, per callback; one longer row still goes alone */
-    size_t max_request_rows;   /* rows of one request; more gets 400 */
+    int idle_timeout_s;      /* a silent connection is closed; headers may take deadline_ms more */
+    int max_batch_rows;      /* per callback */
+    size_t max_batch_tokens; /* per callback, estimated: see smhf_server_endpoint */
+    size_t max_batch_bytes;  /* of text, per callback; one longer row still goes alone */
+    size_t max_request_rows; /* rows of one request; more gets 400 */
 } smhf_server_options;
 
 #define SMHF_SERVER_OPTIONS_DEFAULTS                                                               \
@@ -147,7 +147,7 @@ typedef struct smhf_server_stats {
     uint64_t refused_size;                             /* 413 */
     uint64_t expired;                                  /* 503: past the deadline */
     uint64_t gone;         /* dropped: the client had left before its rows were computed */
-    uint64_t slow;         /* dropped: the body did not arrive within the deadline */
+    uint64_t slow;         /* hung up on: headers or body did not arrive in time */
     uint64_t queued;       /* waiting now */
     uint64_t in_flight;    /* requests begun and not yet sent, now */
     uint64_t memory_bytes; /* bodies held now */

@@ -126,6 +126,14 @@ struct smhf_server_request {
     smhf_buffer answer;
 };
 
+/* One connection, for the time it may take to send its next headers. Below the server's lock. */
+typedef struct smhf_server_peer {
+    struct smhf_server_peer *next, *previous;
+    int fd;
+    int busy;         /* a request of it is being answered */
+    int64_t since_ms; /* accepted, or the last answer sent */
+} smhf_server_peer;
+
 struct smhf_server_lane {
     smhf_server *server;
     smhf_server_lane *next;
@@ -161,6 +169,7 @@ struct smhf_server {
     smhf_server_state state;
     smhf_server_lane *lanes;
     smhf_request_list pending;
+    smhf_server_peer *peers;
     smhf_server_stats stats;
 };
 
@@ -220,6 +229,8 @@ smhf_status smhf_listener_open(smhf_server *server, smhf_error *err) SMHF_MUST_U
 void smhf_listener_close(smhf_server *server);
 /* Lets a suspended connection send its answer. Any thread, lock not held. */
 void smhf_listener_resume(smhf_server_request *request);
+/* Hangs up on connections that have been silent or dripping headers for too long. Lock held. */
+void smhf_listener_hang_up_locked(smhf_server *server);
 /* 1 when the client of a suspended request closed its side or was reset. */
 int smhf_listener_gone(const smhf_server_request *request);
 

@@ -122,6 +122,7 @@ class LocalRuntimeClient:
 
     def __init__(self) -> None:
         self._connections = _Connections()
+        self._records: dict[str, tuple[tuple[int, int], endpoints.EndpointRecord]] = {}
 
     def invoke_endpoint(self, EndpointName: str, Body: Any, **options: Any) -> dict[str, Any]:
         """Send one request to a local endpoint.
@@ -154,7 +155,7 @@ class LocalRuntimeClient:
         data = Body.read() if hasattr(Body, "read") else Body
         data = data.encode("utf-8") if isinstance(data, str) else bytes(data)
         for attempt in range(1, _ATTEMPTS + 1):
-            record = endpoints.find(EndpointName)
+            record = self._find(EndpointName)
             status, answer_headers, body = self._exchange(record, data, headers)
             if status != 503 or attempt == _ATTEMPTS:
                 break
@@ -172,6 +173,22 @@ class LocalRuntimeClient:
                 "HTTPHeaders": {key.lower(): value for key, value in answer_headers.items()},
             },
         }
+
+    def _find(self, name: str) -> endpoints.EndpointRecord:
+        """The endpoint's record, read again only when its file has changed."""
+        path = endpoints.record_path(name)
+        try:
+            status = path.stat()
+            seen = (status.st_ino, status.st_mtime_ns)
+        except OSError:
+            seen = None
+        known = self._records.get(name)
+        if known is not None and seen is not None and known[0] == seen:
+            return known[1]
+        record = endpoints.find(name)
+        if seen is not None:
+            self._records[name] = (seen, record)
+        return record
 
     def _exchange(
         self, record: endpoints.EndpointRecord, body: bytes, headers: dict[str, str]
@@ -197,6 +214,8 @@ class LocalRuntimeClient:
             raise TimeoutError(f"endpoint {record.name!r} gave no answer in {_TIMEOUT:g} s") from None
         except (OSError, http.client.HTTPException) as failure:
             connection.close()
+            self._records.pop(record.name, None)
+            endpoints.find(record.name)  # says so when its process has ended
             raise EndpointError(f"endpoint {record.name!r} at {record.url}: {failure!r}") from failure
         if answer.will_close:
             connection.close()

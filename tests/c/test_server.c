@@ -654,6 +654,91 @@ static void test_limits(void) {
     smhf_server_free(server);
 }
 
+/* A client that drips its headers is hung up on; one that rests between requests is not. */
+static void test_dripping_headers(void) {
+    fake model;
+    fake_init(&model);
+    smhf_server_options options = DEFAULTS;
+    options.idle_timeout_s = 1;
+    options.deadline_ms = 400;
+    smhf_server *server = start(&options, &model, "drip");
+    int fd = dial(smhf_server_port(server)), resting = dial(smhf_server_port(server)), closed = 0;
+    send_text(fd, "GET /ping HTTP/1.1\r\nHost: x\r\nX-Slow: ");
+    for (int i = 0; i < 30 && !closed; i++) {
+        usleep(100000);
+        closed = send(fd, "a", 1, MSG_NOSIGNAL) != 1;
+        if (i % 5 == 0) {
+            post(resting, "/invocations", "application/json", "", "{\"inputs\":\"a\"}");
+            CHECK_INT(read_answer(resting).status, 200);
+        }
+    }
+    CHECK(closed);
+    smhf_server_stats stats;
+    smhf_server_stats_get(server, &stats);
+    CHECK_INT(stats.slow, 1);
+    close(fd), close(resting);
+    smhf_server_free(server);
+}
+
+/* --- many threads --- */
+
+typedef struct hammer {
+    int port;
+    int wrong;
+} hammer;
+
+static void *hammer_body(void *argument) {
+    hammer *mine = argument;
+    int fd = dial(mine->port);
+    for (int i = 0; i < 60; i++) {
+        const char *path = (i % 3 == 0) ? "/endpoints/come-and-go/invocations" : "/invocations";
+        post(fd, path, "application/json", "", "{\"inputs\":[\"a\",\"b\",\"c\"]}");
+        int status = read_answer(fd).status;
+        if (status != 200 && !(i % 3 == 0 && status == 400)) {
+            mine->wrong++;
+        }
+        if (i % 20 == 19) { /* leave in the middle of a request */
+            post(fd, "/invocations", "application/json", "", "{\"inputs\":\"a\"}");
+            close(fd);
+            fd = dial(mine->port);
+        }
+    }
+    close(fd);
+    return NULL;
+}
+
+static void test_threads(void) {
+    int64_t live = smhf_mem_live();
+    fake model, other;
+    fake_init(&model);
+    fake_init(&other);
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_server *server = start(&DEFAULTS, &model, "stays");
+    hammer hammers[6];
+    pthread_t threads[6];
+    for (int i = 0; i < 6; i++) {
+        hammers[i] = (hammer){smhf_server_port(server), 0};
+        pthread_create(&threads[i], NULL, hammer_body, &hammers[i]);
+    }
+    smhf_server_endpoint endpoint = {.name = "come-and-go", .labels = LABELS, .label_count = 3,
+                                     .batch = fake_batch, .context = &other,
+                                     .release = fake_release, .workers = 3};
+    for (int i = 0; i < 30; i++) {
+        smhf_server_stats stats;
+        CHECK_OK(smhf_server_add(server, &endpoint, &err), &err);
+        smhf_server_stats_get(server, &stats);
+        usleep(2000);
+        CHECK_OK(smhf_server_remove(server, "come-and-go", &err), &err);
+    }
+    for (int i = 0; i < 6; i++) {
+        pthread_join(threads[i], NULL);
+        CHECK_INT(hammers[i].wrong, 0);
+    }
+    CHECK_INT(other.released, 30);
+    smhf_server_free(server);
+    CHECK_INT(smhf_mem_live(), live);
+}
+
 static void test_keep_alive(void) {
     fake model;
     fake_init(&model);
@@ -853,6 +938,8 @@ int main(void) {
     RUN(test_clients_leaving);
     RUN(test_limits);
     RUN(test_keep_alive);
+    RUN(test_dripping_headers);
+    RUN(test_threads);
     RUN(test_drain);
     RUN(test_stop_under_load);
     RUN(test_whole);

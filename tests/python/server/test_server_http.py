@@ -405,6 +405,83 @@ def test_malformed_requests_are_refused(server, wire):
     assert ping(server) == 200
 
 
+def test_expect_continue(server):
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    head = "POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n"
+    connection.sendall(head.format(14).encode())
+    assert connection.recv(4096).startswith(b"HTTP/1.1 100")
+    connection.sendall(b'{"inputs":"a"}')
+    assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+    connection.sendall(head.format(MAX_MESSAGE + 1).encode())
+    assert connection.recv(4096).startswith(b"HTTP/1.1 413")  # nothing had to be sent
+    connection.close()
+
+
+def test_chunked_body(server):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    pieces = [b'{"inp', b'uts":["', b"x" * 700, b'"]}']
+    connection.request("POST", "/invocations", iter(pieces), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert json.loads(answer.read())[0]["score"] == pytest.approx(0.7)
+    connection.close()
+
+
+def test_connections_beyond_the_limit_wait():
+    with Server(max_connections=2) as server:
+        server.add_function("demo", length_scores, LABELS)
+        first = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(2)]
+        while server.stats()["connections"] < 2:
+            time.sleep(0.002)
+        third = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        third.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        third.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            third.recv(100)
+        first[0].close()
+        third.settimeout(10)
+        assert third.recv(100).startswith(b"HTTP/1.1 200")
+        for connection in (*first, third):
+            connection.close()
+
+
+def test_bodies_held_at_once_are_bounded():
+    with Server(max_memory_bytes=1_000_000) as server:
+        server.add_function("demo", length_scores, LABELS)
+        holder = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        holder.sendall(
+            b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n" + b" " * 800_000
+        )
+        while server.stats()["memory_bytes"] < 800_000:
+            time.sleep(0.002)
+        status, headers, _ = post(server, {"inputs": "x" * 300_000})
+        assert status == 503
+        assert "Retry-After" in headers
+        assert post(server, {"inputs": "x" * 1000})[0] == 200
+        holder.close()
+        while server.stats()["memory_bytes"] > 0:
+            time.sleep(0.002)
+        assert post(server, {"inputs": "x" * 300_000})[0] == 200
+
+
+def test_servers_leave_nothing_behind():
+    def threads():
+        return len(os.listdir("/proc/self/task"))
+
+    def files():
+        return len(os.listdir("/proc/self/fd"))
+
+    def once():
+        with Server() as server:
+            server.add_function("demo", length_scores, LABELS, workers=3)
+            assert post(server, {"inputs": "a"})[0] == 200
+
+    once()
+    before = threads(), files()
+    for _ in range(15):
+        once()
+    assert (threads(), files()) == before
+
+
 def test_unknown_paths_and_methods(server):
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     for method, path, expected in [

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,7 +207,7 @@ def test_archive_is_served_and_cleaned_up(tiny, tmp_path, tiny_server):
         for file in tiny.iterdir():
             tar.add(file, arcname=file.name)
     server = serve(str(archive))
-    scratch = server._loaded["model"].scratch
+    scratch = Path(server._loaded["model"].scratch.name)
     assert scratch.is_dir()
     assert post(server.url, {"inputs": TEXTS})[2] == post(tiny_server.url, {"inputs": TEXTS})[2]
     server.stop()
