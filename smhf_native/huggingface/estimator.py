@@ -6,7 +6,6 @@ machine; in AWS mode it sends the same payload to the service.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import tempfile
@@ -17,85 +16,13 @@ from typing import Any
 from smhf_native.aws import images, payloads
 from smhf_native.errors import SmhfError
 from smhf_native.exceptions import ModeError
+from smhf_native.huggingface.arguments import ARGUMENTS, PAYLOAD_OPTIONS, check_names, check_versions
 from smhf_native.huggingface.naming import base_name_from_image, name_from_base
 from smhf_native.inputs import input_config
 from smhf_native.session import LOCAL_ACCOUNT, Session, default_session
 from smhf_native.store import join_uri, parse_uri
 
 __all__ = ["HuggingFace", "TrainingJobHandle"]
-
-# Every further argument of the SDK's estimator classes and its default.
-_ARGUMENTS: dict[str, Any] = {
-    "role": None,
-    "instance_count": None,
-    "instance_type": None,
-    "keep_alive_period_in_seconds": None,
-    "volume_size": 30,
-    "volume_kms_key": None,
-    "max_run": 24 * 60 * 60,
-    "input_mode": "File",
-    "output_path": None,
-    "output_kms_key": None,
-    "base_job_name": None,
-    "sagemaker_session": None,
-    "tags": None,
-    "subnets": None,
-    "security_group_ids": None,
-    "model_uri": None,
-    "model_channel_name": "model",
-    "metric_definitions": None,
-    "encrypt_inter_container_traffic": False,
-    "use_spot_instances": False,
-    "max_wait": None,
-    "checkpoint_s3_uri": None,
-    "checkpoint_local_path": None,
-    "rules": None,
-    "debugger_hook_config": None,
-    "tensorboard_output_config": None,
-    "enable_sagemaker_metrics": None,
-    "enable_network_isolation": False,
-    "profiler_config": None,
-    "disable_profiler": None,
-    "environment": None,
-    "max_retry_attempts": None,
-    "git_config": None,
-    "container_log_level": 20,
-    "code_location": None,
-    "dependencies": None,
-    "instance_groups": None,
-    "training_repository_access_mode": None,
-    "training_repository_credentials_provider_arn": None,
-    "enable_infra_check": None,
-    "container_entry_point": None,
-    "container_arguments": None,
-    "disable_output_compression": False,
-    "enable_remote_debug": None,
-    "enable_session_tag_chaining": None,
-    "training_plan": None,
-    "instance_placement_config": None,
-}
-
-# Arguments that go into the payload under their own name (see payloads.create_training_job).
-_PAYLOAD_OPTIONS = (
-    "metric_definitions", "enable_sagemaker_metrics", "container_entry_point", "container_arguments",
-    "training_repository_access_mode", "training_repository_credentials_provider_arn", "output_kms_key",
-    "disable_output_compression", "instance_groups", "volume_kms_key", "keep_alive_period_in_seconds",
-    "training_plan", "instance_placement_config", "max_wait", "checkpoint_s3_uri",
-    "checkpoint_local_path", "subnets", "security_group_ids", "use_spot_instances",
-    "enable_network_isolation", "encrypt_inter_container_traffic", "max_retry_attempts", "environment",
-    "enable_remote_debug", "enable_session_tag_chaining", "enable_infra_check",
-)  # fmt: skip
-
-_V1_NAMES = {
-    "train_instance_count": "instance_count",
-    "train_instance_type": "instance_type",
-    "train_max_run": "max_run",
-    "train_max_wait": "max_wait",
-    "train_use_spot_instances": "use_spot_instances",
-    "train_volume_kms_key": "volume_kms_key",
-    "train_volume_size": "volume_size",
-    "image_name": "image_uri",
-}
 
 
 class TrainingJobHandle:
@@ -179,7 +106,7 @@ class HuggingFace:
     compiler_config : optional
         Not supported; raises.
     **kwargs
-        All further arguments of the SDK's estimators, by their names; see ``_ARGUMENTS``. Unknown ones
+        All further arguments of the SDK's estimators, by their names; see :mod:`smhf_native.huggingface.arguments`. Unknown ones
         raise and name the nearest known one.
 
     Raises
@@ -213,11 +140,11 @@ class HuggingFace:
         compiler_config: Any = None,
         **kwargs: Any,
     ) -> None:
-        _check_names(kwargs)
-        values = {**_ARGUMENTS, **kwargs}
+        check_names(kwargs)
+        values = {**ARGUMENTS, **kwargs}
         if not entry_point:
             raise ValueError("HuggingFace: entry_point is missing: the script to run")
-        _check_versions(py_version, transformers_version, tensorflow_version, pytorch_version, image_uri)
+        check_versions(py_version, transformers_version, tensorflow_version, pytorch_version, image_uri)
         if distribution:
             raise ValueError("HuggingFace: distribution is not supported yet: train on one machine")
         if compiler_config is not None:
@@ -417,7 +344,7 @@ class HuggingFace:
         self._hyperparameters["sagemaker_container_log_level"] = self.container_log_level
         self._hyperparameters["sagemaker_job_name"] = name
         self._hyperparameters["sagemaker_region"] = session.boto_region_name
-        options = {key: getattr(self, key) for key in _PAYLOAD_OPTIONS}
+        options = {key: getattr(self, key) for key in PAYLOAD_OPTIONS}
         options.update(self._debugger_options(name))
         options["tags"] = self.tags
         options["experiment_config"] = experiment_config
@@ -598,7 +525,7 @@ class HuggingFace:
             instance_count=resources.get("InstanceCount"),
             instance_type=resources.get("InstanceType"),
             volume_size=resources.get("VolumeSizeInGB", 30),
-            max_run=stopping.get("MaxRuntimeInSeconds", _ARGUMENTS["max_run"]),
+            max_run=stopping.get("MaxRuntimeInSeconds", ARGUMENTS["max_run"]),
             max_wait=stopping.get("MaxWaitTimeInSeconds"),
             use_spot_instances=description.get("EnableManagedSpotTraining", False),
             input_mode=algorithm.get("TrainingInputMode", "File"),
@@ -735,40 +662,6 @@ def _base_of(job_name: str) -> str:
     """Return a job name without the time that :func:`name_from_base` appended."""
     parts = job_name.split("-")
     return "-".join(parts[:-7]) if len(parts) > 7 and all(p.isdigit() for p in parts[-7:]) else job_name
-
-
-def _check_names(kwargs: dict[str, Any]) -> None:
-    for name in kwargs:
-        if name in _V1_NAMES:
-            raise TypeError(f"HuggingFace: {name} was renamed to {_V1_NAMES[name]} in version 2 of the SDK")
-        if name not in _ARGUMENTS:
-            near = difflib.get_close_matches(name, [*_ARGUMENTS, "hyperparameters", "image_uri"], 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"HuggingFace: unknown argument {name!r}{hint}")
-
-
-def _check_versions(
-    py_version: str | None,
-    transformers: str | None,
-    tensorflow: str | None,
-    pytorch: str | None,
-    image_uri: str | None,
-) -> None:
-    if image_uri is not None:
-        return
-    if transformers is None:
-        raise ValueError("HuggingFace: transformers_version is needed unless image_uri is given")
-    if (tensorflow is None) == (pytorch is None):
-        found = "both are given" if pytorch is not None else "none is given"
-        raise ValueError(f"HuggingFace: exactly one of pytorch_version and tensorflow_version: {found}")
-    if py_version is None:
-        raise ValueError("HuggingFace: py_version is needed unless image_uri is given")
-    framework, version = ("pytorch", pytorch) if pytorch is not None else ("tensorflow", tensorflow)
-    if (transformers.count(".") >= 2) != (str(version).count(".") >= 2):
-        raise ValueError(
-            f"HuggingFace: transformers_version={transformers!r} and {framework}_version={version!r} must "
-            "both be short (4.6 and 1.7) or both be full (4.6.1 and 1.7.1)"
-        )
 
 
 def _source_members(entry_point: str, source_dir: str | None, dependencies: list[str]) -> Any:

@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["create", "extract", "folder_members"]
+__all__ = ["create", "extract", "fitting_level", "folder_members"]
 
 # Refusals on reading, as for every archive of this project.
 _MAX_MEMBERS = 10_000
@@ -42,13 +42,27 @@ def folder_members(folder: str | os.PathLike[str], *, source: bool = False) -> I
             yield prefix + name, Path(current) / name
 
 
+def fitting_level(members: Iterable[tuple[str, Path]]) -> int:
+    """Return the gzip level for ``members``: 0 (stored) when large weights make up most of the bytes.
+
+    Trained floats shrink by less than a tenth and would cost seconds per hundred megabytes.
+    """
+    weights = total = 0
+    for name, file in members:
+        size = file.stat().st_size
+        total += size
+        if name.endswith((".safetensors", ".bin", ".npy", ".pt")):
+            weights += size
+    return 0 if weights > 8 << 20 and 2 * weights > total else 6
+
+
 def create(path: str | os.PathLike[str], members: Iterable[tuple[str, Path]], *, level: int = 6) -> int:
     """Write a ``.tar.gz`` of ``members`` to ``path`` (whole or not at all); return their number.
 
     Parameters
     ----------
     level : int
-        Of gzip. Weights hardly shrink: 1 is enough for them.
+        Of gzip; see :func:`fitting_level`.
 
     Raises
     ------

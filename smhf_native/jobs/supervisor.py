@@ -550,16 +550,17 @@ class Supervisor:
         else:
             artifact = join_uri(output, "model.tar.gz")
             if has_model and not failed:
-                archives.create(self.store.path(artifact), archives.folder_members(model), level=1)
+                members = list(archives.folder_members(model))
+                archives.create(self.store.path(artifact), members, level=archives.fitting_level(members))
         if not failed:
             self.description["ModelArtifacts"] = {"S3ModelArtifacts": artifact}
             if not has_model:
                 self.say("the script left nothing in SM_MODEL_DIR: there is no model artifact")
-        members = list(archives.folder_members(self.ml / "output" / "data"))
-        if (self.ml / "output" / "failure").is_file() and all(name != "failure" for name, _ in members):
-            members.append(("failure", self.ml / "output" / "failure"))
-        if members:
-            archives.create(self.store.path(join_uri(output, "output.tar.gz")), members)
+        outputs = list(archives.folder_members(self.ml / "output" / "data"))
+        if (self.ml / "output" / "failure").is_file() and all(name != "failure" for name, _ in outputs):
+            outputs.append(("failure", self.ml / "output" / "failure"))
+        if outputs:
+            archives.create(self.store.path(join_uri(output, "output.tar.gz")), outputs)
 
     def _evaluate_rules(self) -> None:
         keys = ("DebugRuleEvaluationStatuses", "ProfilerRuleEvaluationStatuses")

@@ -137,3 +137,20 @@ def test_bombs_are_refused(tmp_path):
     with pytest.raises(ValueError, match="200 times"):
         archives.extract(archive, tmp_path / "out")
     assert not (tmp_path / "out" / "zeros").exists()
+
+
+def test_large_weights_are_stored_and_still_read_everywhere(tmp_path):
+    root = tree(tmp_path / "src")
+    assert archives.fitting_level(archives.folder_members(root)) == 6
+    (root / "model.safetensors").write_bytes(os.urandom(1 << 20) * 9)
+    members = list(archives.folder_members(root))
+    assert archives.fitting_level(members) == 0
+    archives.create(tmp_path / "m.tar.gz", members, level=0)
+    done = subprocess.run(
+        ["tar", "-xzOf", tmp_path / "m.tar.gz", "model.safetensors"], capture_output=True, check=True
+    )
+    assert done.stdout == (root / "model.safetensors").read_bytes()
+    model = pytest.importorskip("smhf_native.model", reason="the model room is not built")
+    (tmp_path / "c").mkdir()
+    model.extract_archive(str(tmp_path / "m.tar.gz"), str(tmp_path / "c"))
+    assert (tmp_path / "c" / "model.safetensors").read_bytes() == done.stdout
