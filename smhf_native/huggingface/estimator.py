@@ -106,8 +106,8 @@ class HuggingFace:
     compiler_config : optional
         Not supported; raises.
     **kwargs
-        All further arguments of the SDK's estimators, by their names; see :mod:`smhf_native.huggingface.arguments`. Unknown ones
-        raise and name the nearest known one.
+        All further arguments of the SDK's estimators, by their names; see
+        :mod:`smhf_native.huggingface.arguments`. Unknown ones raise and name the nearest known one.
 
     Raises
     ------
