@@ -20,7 +20,7 @@ from smhf_native.transformers.data_collator import (
     default_data_collator,
 )
 
-__all__ = ["BatchLoader", "check_labels", "epoch_order", "label_column"]
+__all__ = ["BatchLoader", "check_labels", "check_tokens", "epoch_order", "label_column"]
 
 _MODEL_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 _LABEL_COLUMNS = ("labels", "label", "label_ids")
@@ -72,6 +72,40 @@ def check_labels(dataset: Any, num_labels: int, label_names: list[str] | None, w
         good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < num_labels
         if not good:
             raise _bad_label(row, value, num_labels, what)
+
+
+def check_tokens(dataset: Any, vocab_size: int | None, positions: int | None, what: str) -> None:
+    """Check that every token id and row length of a dataset of the mirror fits the model.
+
+    Raises
+    ------
+    ValueError
+        Tokenizer and weights do not belong together, or a row is too long; names the first such row.
+    """
+    if not isinstance(dataset, Dataset):
+        return
+    ids, mask = dataset.packed_rows("input_ids"), dataset.packed_rows("attention_mask")
+    if ids is None or len(ids.flat) == 0:
+        return
+    if vocab_size is not None:
+        bad = np.flatnonzero((ids.flat < 0) | (ids.flat >= vocab_size))
+        if len(bad):
+            row = int(np.searchsorted(ids.offsets, bad[0], side="right")) - 1
+            raise ValueError(
+                f"{what}: row {row} holds the token id {int(ids.flat[bad[0]])}, but the model's vocabulary has "
+                f"{vocab_size} entries: tokenizer and weights do not belong together"
+            )
+    if positions is not None:
+        lengths = ids.lengths
+        if mask is not None and len(mask) == len(ids):
+            attended = np.concatenate([[0], np.cumsum(mask.flat != 0)])
+            lengths = attended[mask.offsets[1:]] - attended[mask.offsets[:-1]]
+        long = np.flatnonzero(lengths > positions)
+        if len(long):
+            raise ValueError(
+                f"{what}: row {int(long[0])} has {int(lengths[long[0]])} tokens, the model takes {positions}: "
+                "tokenize with truncation=True"
+            )
 
 
 class BatchLoader:

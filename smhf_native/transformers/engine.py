@@ -89,14 +89,22 @@ class StepEngine:
     model : floor-3 model, trained in place
     args : TrainingArguments
     warmup, total : schedule in optimizer steps
+    done : steps made before, whose optimizer state cannot be read: the moments start at zero, and the
+        schedule goes on where it was when it is linear past its warm-up or constant
     """
 
-    def __init__(self, model: Any, args: Any, warmup: int, total: int):
+    def __init__(self, model: Any, args: Any, warmup: int, total: int, done: int = 0):
         from smhf_native.model import Trainer
+
+        rate = args.learning_rate
+        if 0 < done < total and args.lr_scheduler_type.value == "linear" and done >= warmup:
+            # The rest of a straight line is a straight line from its present height.
+            rate *= (total - done) / max(1, total - warmup)
+            warmup, total = 0, total - done
 
         self._native = Trainer(
             model,
-            learning_rate=args.learning_rate,
+            learning_rate=rate,
             betas=(args.adam_beta1, args.adam_beta2),
             eps=args.adam_epsilon,
             weight_decay=args.weight_decay,
@@ -131,12 +139,14 @@ class StepEngine:
         """Write optimizer moments, step and seed into a checkpoint folder."""
         self._native.save_state(str(folder / _STATE))
 
-    def load(self, folder: Path) -> bool:
-        """Restore what :meth:`save` wrote; False when the checkpoint has no such file."""
-        if not (folder / _STATE).is_file():
-            return False
+    def load(self, folder: Path) -> None:
+        """Restore what :meth:`save` wrote."""
         self._native.load_state(str(folder / _STATE))
-        return True
+
+    @staticmethod
+    def has_state(folder: Path) -> bool:
+        """Return whether a checkpoint folder holds what :meth:`save` wrote."""
+        return (folder / _STATE).is_file()
 
 
 def logits_of(model: Any, batch: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:

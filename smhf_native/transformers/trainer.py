@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from smhf_native.transformers import engine
-from smhf_native.transformers.batches import BatchLoader, check_labels
+from smhf_native.transformers.batches import BatchLoader, check_labels, check_tokens
 from smhf_native.transformers.data_collator import DataCollatorWithPadding, default_data_collator
 from smhf_native.transformers.modeling import PreTrainedModel, cross_entropy
 from smhf_native.transformers.trainer_callback import (
@@ -196,6 +196,13 @@ class Trainer:
             what=what,
         )
 
+    def _check(self, dataset: Any, what: str) -> None:
+        """Refuse labels, token ids and row lengths that the model cannot take, named by row."""
+        config = self.model.config
+        check_labels(dataset, config.num_labels, self.args.label_names, what)
+        sizes = (getattr(config, "vocab_size", None), getattr(config, "max_position_embeddings", None))
+        check_tokens(dataset, *sizes, what)
+
     def get_train_dataloader(self) -> BatchLoader:
         """Return the training batches; the loop sets their order before each epoch."""
         if self.train_dataset is None:
@@ -327,7 +334,7 @@ class Trainer:
         """Run the model over all batches without dropout; collect logits, labels and the mean loss."""
         logger.info("***** Running %s: %d rows *****", description, len(dataloader.order))
         self.callback_handler.eval_dataloader = dataloader
-        check_labels(dataloader.dataset, self.model.config.num_labels, self.args.label_names, dataloader.what)
+        self._check(dataloader.dataset, dataloader.what)
         predictions: list[Any] = []
         labels: list[Any] = []
         losses: list[Any] = []

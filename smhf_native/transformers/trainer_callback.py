@@ -332,6 +332,11 @@ class ProgressCallback(TrainerCallback):
                 self._shown_at = time.monotonic()
                 print(f"step {state.global_step} of {state.max_steps}", file=sys.stderr, flush=True)
 
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Clear the line for the log entry; the next step draws the bar again."""
+        if self._bar is not None:
+            self._bar.clear()
+
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Close the bar."""
         if self._bar is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from smhf_native.errors import SmhfError
 from smhf_native.transformers import checkpoints
-from smhf_native.transformers.batches import BatchLoader, check_labels, epoch_order
+from smhf_native.transformers.batches import BatchLoader, epoch_order
 from smhf_native.transformers.checkpoints import CheckpointError
 from smhf_native.transformers.engine import StepEngine
 from smhf_native.transformers.recorder import Recorder, StopSignals
@@ -81,7 +81,7 @@ class TrainingRun:
             raise ValueError("Trainer: training requires a train_dataset.")
         if len(dataset) == 0:
             raise ValueError("Trainer: the train_dataset has no rows")
-        check_labels(dataset, trainer.model.config.num_labels, self.args.label_names, "train_dataset")
+        trainer._check(dataset, "train_dataset")
         self.rows = len(dataset)
         self.folder = find_resume_folder(resume, self.args.output_dir)
         self._plan_steps()
@@ -149,7 +149,9 @@ class TrainingRun:
     def _resume(self, engine: StepEngine) -> None:
         if self.folder is None:
             return
-        if not engine.load(self.folder) and self.trainer.state.global_step:
+        if StepEngine.has_state(self.folder):
+            engine.load(self.folder)
+        elif self.trainer.state.global_step:
             logger.warning(
                 "%s has no optimizer state of this engine: the weights and the step are restored, the moments of "
                 "AdamW start at zero",
@@ -191,7 +193,14 @@ class TrainingRun:
         if self.folder is not None:
             logger.info("resuming from %s", self.folder)
             trainer._reload_weights(self.folder)
-        engine = StepEngine(trainer.model.native, args, args.get_warmup_steps(self.max_steps), self.max_steps)
+        stateless = self.folder is not None and not StepEngine.has_state(self.folder)
+        engine = StepEngine(
+            trainer.model.native,
+            args,
+            args.get_warmup_steps(self.max_steps),
+            self.max_steps,
+            done=trainer.state.global_step if stateless else 0,
+        )
         self._engine = engine
         self._resume(engine)
         state = trainer.state

@@ -268,6 +268,43 @@ def test_bad_labels_of_foreign_datasets_are_named_too(parts: dict[str, Any], tmp
         make(parts, tmp_path).train()
 
 
+def test_tokens_that_do_not_fit_the_model_are_named(parts: dict[str, Any], tmp_path: Path) -> None:
+    whole = parts["train"].with_format(None).to_dict()
+    size = parts["model"].config.vocab_size
+    table = {
+        name: [list(row) if isinstance(row, list) else row for row in rows] for name, rows in whole.items()
+    }
+    table["input_ids"][5][1] = size
+    trainer = make(dict(parts, train=Dataset.from_dict(table)), tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"row 5 holds the token id {size}, but the model's vocabulary has {size}"
+    ):
+        trainer.train()
+    table = {**whole, "input_ids": [row + [5] * 4 for row in whole["input_ids"]]}
+    table["attention_mask"] = [row + [0] * 4 for row in whole["attention_mask"]]
+    make(dict(parts, train=Dataset.from_dict(table)), tmp_path, max_steps=1, save_strategy="no").train()
+    table["attention_mask"][9] = [1] * 68
+    with pytest.raises(ValueError, match="row 9 has 68 tokens, the model takes 64"):
+        make(dict(parts, train=Dataset.from_dict(table)), tmp_path).train()
+
+
+def test_a_checkpoint_of_another_trainer_resumes_without_moments(
+    parts: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As transformers writes them: no manifest, and an optimizer state that is a pickle."""
+    make(parts, tmp_path, max_steps=4, save_steps=2).train()
+    folder = tmp_path / "checkpoint-2"
+    for name in ("MANIFEST.json", "optimizer.safetensors", "smhf_cursor.json"):
+        (folder / name).unlink()
+    (folder / "optimizer.pt").write_bytes(b"not read")
+    trainer = make(parts, tmp_path / "again", max_steps=4, save_strategy="no")
+    trainer.train(resume_from_checkpoint=str(folder))
+    assert [e["step"] for e in trainer.state.log_history if "loss" in e] == [1, 2, 3, 4]
+    rates = [e["learning_rate"] for e in trainer.state.log_history if "loss" in e]
+    assert rates == pytest.approx([1e-3 * k / 4 for k in (4, 3, 2, 1)])
+    assert "moments of AdamW start at zero" in capsys.readouterr().err
+
+
 def test_missing_columns_are_named(parts: dict[str, Any], tmp_path: Path) -> None:
     whole = parts["train"].with_format(None)
     parts["train"] = whole.remove_columns("input_ids")
