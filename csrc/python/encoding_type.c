@@ -1,16 +1,16 @@
 /* encoding_type.c: _tokenizer.Encoding, packed rows that arrays are viewed or filled from.
  * Threads: immutable. */
+#include "py_common.h"
+
 #include "tokenizer_glue.h"
 
 typedef struct encoding_object {
-    PyObject_HEAD
-    smhf_encoding *encoding;
+    PyObject_HEAD smhf_encoding *encoding;
 } encoding_object;
 
 /* A read-only one-dimensional buffer over one array of an encoding, which it keeps alive. */
 typedef struct field_object {
-    PyObject_HEAD
-    PyObject *owner;
+    PyObject_HEAD PyObject *owner;
     void *data;
     Py_ssize_t count;
     Py_ssize_t item_size;
@@ -35,7 +35,8 @@ static void encoding_dealloc(PyObject *op) {
     Py_DECREF(type);
 }
 
-/* --- view ---------------------------------------------------------------------------------------- */
+/* --- view ----------------------------------------------------------------------------------------
+ */
 
 typedef struct field_shape {
     const char *name;
@@ -133,7 +134,8 @@ PyType_Spec smhf_py_field_spec = {
     .slots = field_slots,
 };
 
-/* --- fill ---------------------------------------------------------------------------------------- */
+/* --- fill ----------------------------------------------------------------------------------------
+ */
 
 PyDoc_STRVAR(encoding_fill_doc, "fill($self, field, out, width, pad, left, /)\n--\n\n"
                                 "Write one field, padded, into a writable int32 or int64 array.");
@@ -161,21 +163,22 @@ static PyObject *encoding_fill(PyObject *op, PyObject *args) {
         goto done;
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_encoding_fill(encoding, (smhf_encoding_field)field, out.buffer.buf,
-                                (size_t)out.buffer.itemsize, (size_t)width, pad, left, &err);
+    Py_BEGIN_ALLOW_THREADS status =
+        smhf_encoding_fill(encoding, (smhf_encoding_field)field, out.buffer.buf,
+                           (size_t)out.buffer.itemsize, (size_t)width, pad, left, &err);
     Py_END_ALLOW_THREADS
 
-    result = (status == SMHF_OK)
-                 ? Py_NewRef(Py_None)
-                 : smhf_py_raise(&smhf_py_tokenizer_state(Py_TYPE(op))->errors, &err);
+        result = (status == SMHF_OK)
+                     ? Py_NewRef(Py_None)
+                     : smhf_py_raise(&smhf_py_tokenizer_state(Py_TYPE(op))->errors, &err);
 
 done:
     smhf_py_view_release(&out);
     return result;
 }
 
-/* --- Type ---------------------------------------------------------------------------------------- */
+/* --- Type ----------------------------------------------------------------------------------------
+ */
 
 static PyObject *encoding_get_rows(PyObject *op, void *closure) {
     (void)closure;

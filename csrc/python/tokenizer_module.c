@@ -1,4 +1,6 @@
 /* tokenizer_module.c: PyInit__tokenizer, the openers and the trainer. */
+#include "py_common.h"
+
 #include "tokenizer_glue.h"
 
 static tokenizer_state *state_of(PyObject *module) {
@@ -9,7 +11,8 @@ tokenizer_state *smhf_py_tokenizer_state(PyTypeObject *type) {
     return (tokenizer_state *)PyType_GetModuleState(type);
 }
 
-/* --- Options ------------------------------------------------------------------------------------- */
+/* --- Options -------------------------------------------------------------------------------------
+ */
 
 static int take_flag(PyObject *value, int *out) {
     if (value == NULL || value == Py_None) {
@@ -28,10 +31,17 @@ static int take_text(PyObject *value, const char **out) {
 }
 
 int smhf_py_tokenizer_options(PyObject *kwargs, smhf_tokenizer_options *out) {
-    static char *names[] = {"do_lower_case",    "strip_accents", "tokenize_chinese_chars",
-                            "clean_text",       "model_max_length", "unk_token",
-                            "sep_token",        "pad_token",     "cls_token",
-                            "mask_token",       NULL};
+    static char *names[] = {"do_lower_case",
+                            "strip_accents",
+                            "tokenize_chinese_chars",
+                            "clean_text",
+                            "model_max_length",
+                            "unk_token",
+                            "sep_token",
+                            "pad_token",
+                            "cls_token",
+                            "mask_token",
+                            NULL};
     PyObject *v[10] = {NULL};
     PyObject *empty = PyTuple_New(0);
     int fine = empty != NULL &&
@@ -62,7 +72,8 @@ int smhf_py_tokenizer_options(PyObject *kwargs, smhf_tokenizer_options *out) {
     return 0;
 }
 
-/* --- Openers ------------------------------------------------------------------------------------- */
+/* --- Openers -------------------------------------------------------------------------------------
+ */
 
 static PyObject *finish_open(PyObject *module, smhf_status status, smhf_tokenizer *tokenizer,
                              const smhf_error *err) {
@@ -85,11 +96,11 @@ static PyObject *module_open(PyObject *module, PyObject *args, PyObject *kwargs)
         return NULL;
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_tokenizer_open(PyBytes_AS_STRING(path), &options, &tokenizer, &err);
+    Py_BEGIN_ALLOW_THREADS status =
+        smhf_tokenizer_open(PyBytes_AS_STRING(path), &options, &tokenizer, &err);
     Py_END_ALLOW_THREADS
 
-    Py_DECREF(path);
+        Py_DECREF(path);
     return finish_open(module, status, tokenizer, &err);
 }
 
@@ -107,12 +118,11 @@ static PyObject *module_from_json(PyObject *module, PyObject *args, PyObject *kw
         return NULL;
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_tokenizer_from_json((smhf_bytes_view){text.buf, (size_t)text.len}, &options,
-                                      &tokenizer, &err);
+    Py_BEGIN_ALLOW_THREADS status = smhf_tokenizer_from_json(
+        (smhf_bytes_view){text.buf, (size_t)text.len}, &options, &tokenizer, &err);
     Py_END_ALLOW_THREADS
 
-    PyBuffer_Release(&text);
+        PyBuffer_Release(&text);
     return finish_open(module, status, tokenizer, &err);
 }
 
@@ -153,11 +163,11 @@ static PyObject *module_from_tokens(PyObject *module, PyObject *args, PyObject *
         views[held].size = (size_t)PyBytes_GET_SIZE(owners[held]);
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_tokenizer_from_tokens(views, (size_t)count, &options, &tokenizer, &err);
+    Py_BEGIN_ALLOW_THREADS status =
+        smhf_tokenizer_from_tokens(views, (size_t)count, &options, &tokenizer, &err);
     Py_END_ALLOW_THREADS
 
-    result = finish_open(module, status, tokenizer, &err);
+        result = finish_open(module, status, tokenizer, &err);
 
 done:
     for (Py_ssize_t i = 0; owners != NULL && i < held; i++) {
@@ -169,7 +179,8 @@ done:
     return result;
 }
 
-/* --- Training ------------------------------------------------------------------------------------ */
+/* --- Training ------------------------------------------------------------------------------------
+ */
 
 typedef struct train_context {
     PyObject *callback;
@@ -182,8 +193,8 @@ static int train_progress(void *pointer, size_t done, size_t total) {
     PyEval_RestoreThread(context->thread);
     int stop = PyErr_CheckSignals() < 0;
     if (!stop && context->callback != Py_None) {
-        PyObject *result = PyObject_CallFunction(context->callback, "nn", (Py_ssize_t)done,
-                                                 (Py_ssize_t)total);
+        PyObject *result =
+            PyObject_CallFunction(context->callback, "nn", (Py_ssize_t)done, (Py_ssize_t)total);
         stop = (result == NULL);
         Py_XDECREF(result);
     }
@@ -254,7 +265,8 @@ done:
     return result;
 }
 
-/* --- Module -------------------------------------------------------------------------------------- */
+/* --- Module --------------------------------------------------------------------------------------
+ */
 
 static PyMethodDef module_methods[] = {
     {"open", (PyCFunction)(void (*)(void))module_open, METH_VARARGS | METH_KEYWORDS,
@@ -321,9 +333,7 @@ static void module_free(void *module) {
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
-    SMHF_PY_MOD_GIL_NOT_USED
-    SMHF_PY_OWN_GIL
-    {0, NULL},
+    SMHF_PY_MOD_GIL_NOT_USED SMHF_PY_OWN_GIL{0, NULL},
 };
 
 PyModuleDef smhf_py_tokenizer_module = {

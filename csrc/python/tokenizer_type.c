@@ -1,10 +1,11 @@
 /* tokenizer_type.c: _tokenizer.Tokenizer over one smhf_tokenizer.
  * Threads: immutable; encode and decode run without the GIL. */
+#include "py_common.h"
+
 #include "tokenizer_glue.h"
 
 typedef struct tokenizer_object {
-    PyObject_HEAD
-    smhf_tokenizer *tokenizer;
+    PyObject_HEAD smhf_tokenizer *tokenizer;
 } tokenizer_object;
 
 #define TOKENIZER(op) (((tokenizer_object *)(op))->tokenizer)
@@ -35,8 +36,7 @@ static PyObject *text_of(smhf_bytes_view view) {
 /* A str as UTF-8 in a new bytes object. */
 static PyObject *utf8_of(PyObject *text, const char *name, smhf_bytes_view *view) {
     if (!PyUnicode_Check(text)) {
-        PyErr_Format(PyExc_TypeError, "%s: expected str, got %.100s", name,
-                     Py_TYPE(text)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s: expected str, got %.100s", name, Py_TYPE(text)->tp_name);
         return NULL;
     }
     PyObject *bytes = PyUnicode_AsUTF8String(text);
@@ -47,7 +47,8 @@ static PyObject *utf8_of(PyObject *text, const char *name, smhf_bytes_view *view
     return bytes;
 }
 
-/* --- encode -------------------------------------------------------------------------------------- */
+/* --- encode --------------------------------------------------------------------------------------
+ */
 
 PyDoc_STRVAR(encode_doc,
              "encode($self, texts, pairs=None, *, add_special_tokens=True, truncation=0,\n"
@@ -77,10 +78,19 @@ static int acquire_starts(PyObject *object, const char *name, Py_ssize_t words,
 }
 
 static PyObject *tokenizer_encode(PyObject *op, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"texts",  "pairs",    "add_special_tokens", "truncation",
-                            "truncation_left",    "max_length",         "stride",
-                            "overflow", "want",   "split_special_tokens", "word_starts",
-                            "pair_word_starts",   NULL};
+    static char *names[] = {"texts",
+                            "pairs",
+                            "add_special_tokens",
+                            "truncation",
+                            "truncation_left",
+                            "max_length",
+                            "stride",
+                            "overflow",
+                            "want",
+                            "split_special_tokens",
+                            "word_starts",
+                            "pair_word_starts",
+                            NULL};
     smhf_encode_options options = SMHF_ENCODE_DEFAULTS;
     smhf_py_texts texts = {0}, pairs = {0};
     smhf_py_view starts = {0}, pair_starts = {0};
@@ -92,12 +102,11 @@ static PyObject *tokenizer_encode(PyObject *op, PyObject *args, PyObject *kwargs
     Py_ssize_t max_length = 0, stride = 0;
     int truncation = 0;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O$pipnnpIpOO:encode", names, &texts_object,
-                                     &pairs_object, &options.add_special_tokens, &truncation,
-                                     &options.truncation_left, &max_length, &stride,
-                                     &options.overflow, &options.want,
-                                     &options.split_special_tokens, &starts_object,
-                                     &pair_starts_object)) {
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "O|O$pipnnpIpOO:encode", names, &texts_object, &pairs_object,
+            &options.add_special_tokens, &truncation, &options.truncation_left, &max_length,
+            &stride, &options.overflow, &options.want, &options.split_special_tokens,
+            &starts_object, &pair_starts_object)) {
         return NULL;
     }
     if (max_length < 0 || stride < 0 || truncation < 0 || truncation > SMHF_TRUNCATE_ONLY_SECOND) {
@@ -128,15 +137,14 @@ static PyObject *tokenizer_encode(PyObject *op, PyObject *args, PyObject *kwargs
     options.word_starts = starts.data; /* int64 positions are size_t on every platform we build */
     options.pair_word_starts = pair_starts.data;
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_tokenizer_encode_batch(TOKENIZER(op), texts.views,
-                                         (pairs_object != Py_None) ? pairs.views : NULL,
-                                         (size_t)rows, &options, &encoding, &err);
+    Py_BEGIN_ALLOW_THREADS status = smhf_tokenizer_encode_batch(
+        TOKENIZER(op), texts.views, (pairs_object != Py_None) ? pairs.views : NULL, (size_t)rows,
+        &options, &encoding, &err);
     Py_END_ALLOW_THREADS
 
-    result = (status == SMHF_OK)
-                 ? smhf_py_encoding_wrap(smhf_py_tokenizer_state(Py_TYPE(op)), encoding)
-                 : smhf_py_raise(ERRORS(op), &err);
+        result = (status == SMHF_OK)
+                     ? smhf_py_encoding_wrap(smhf_py_tokenizer_state(Py_TYPE(op)), encoding)
+                     : smhf_py_raise(ERRORS(op), &err);
 
 done:
     smhf_py_view_release(&starts);
@@ -146,7 +154,8 @@ done:
     return result;
 }
 
-/* --- decode -------------------------------------------------------------------------------------- */
+/* --- decode --------------------------------------------------------------------------------------
+ */
 
 PyDoc_STRVAR(decode_doc, "decode($self, ids, skip_special_tokens, cleanup, /)\n--\n\n"
                          "Text of an int32 array of ids; cleanup None takes the tokenizer's own.");
@@ -169,20 +178,20 @@ static PyObject *tokenizer_decode(PyObject *op, PyObject *args) {
     }
     smhf_buffer_init(&out, 0);
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_tokenizer_decode(TOKENIZER(op), ids.data, (size_t)ids.shape[0], skip, cleanup,
-                                   &out, &err);
+    Py_BEGIN_ALLOW_THREADS status = smhf_tokenizer_decode(
+        TOKENIZER(op), ids.data, (size_t)ids.shape[0], skip, cleanup, &out, &err);
     Py_END_ALLOW_THREADS
 
-    result = (status == SMHF_OK)
-                 ? PyUnicode_DecodeUTF8((const char *)out.data, (Py_ssize_t)out.size, "strict")
-                 : smhf_py_raise(ERRORS(op), &err);
+        result = (status == SMHF_OK)
+                     ? PyUnicode_DecodeUTF8((const char *)out.data, (Py_ssize_t)out.size, "strict")
+                     : smhf_py_raise(ERRORS(op), &err);
     smhf_buffer_deinit(&out);
     smhf_py_view_release(&ids);
     return result;
 }
 
-/* --- Asking -------------------------------------------------------------------------------------- */
+/* --- Asking --------------------------------------------------------------------------------------
+ */
 
 static PyObject *tokenizer_token_to_id(PyObject *op, PyObject *token) {
     smhf_bytes_view view;
@@ -255,13 +264,11 @@ static PyObject *tokenizer_added_tokens(PyObject *op, PyObject *ignored) {
     for (int32_t i = 0; result != NULL && i < info.added_count; i++) {
         smhf_added_token token;
         smhf_tokenizer_added_token(TOKENIZER(op), i, &token);
-        PyObject *item = Py_BuildValue("(s#iOOOOO)", (const char *)token.content.data,
-                                       (Py_ssize_t)token.content.size, (int)token.id,
-                                       token.single_word ? Py_True : Py_False,
-                                       token.lstrip ? Py_True : Py_False,
-                                       token.rstrip ? Py_True : Py_False,
-                                       token.normalized ? Py_True : Py_False,
-                                       token.special ? Py_True : Py_False);
+        PyObject *item = Py_BuildValue(
+            "(s#iOOOOO)", (const char *)token.content.data, (Py_ssize_t)token.content.size,
+            (int)token.id, token.single_word ? Py_True : Py_False,
+            token.lstrip ? Py_True : Py_False, token.rstrip ? Py_True : Py_False,
+            token.normalized ? Py_True : Py_False, token.special ? Py_True : Py_False);
         if (item == NULL) {
             Py_CLEAR(result);
         } else {
@@ -283,24 +290,23 @@ static PyObject *tokenizer_info(PyObject *op, PyObject *ignored) {
     smhf_tokenizer_describe(tokenizer, &info);
     return Py_BuildValue(
         "{s:O,s:O,s:O,s:O,s:O,s:L,s:i,s:i,s:i,s:i,s:O,s:O,s:O,s:N,s:N,s:N,s:N,s:N}",
-        "do_lower_case", info.do_lower_case ? Py_True : Py_False,
-        "strip_accents", info.strip_accents ? Py_True : Py_False,
-        "strip_accents_given", info.strip_accents_given ? Py_True : Py_False,
-        "tokenize_chinese_chars", info.tokenize_chinese_chars ? Py_True : Py_False,
-        "clean_text", info.clean_text ? Py_True : Py_False,
-        "model_max_length", (long long)info.model_max_length,
-        "vocab_size", (int)info.vocab_size, "total_size", (int)info.total_size,
-        "specials_single", info.specials_single, "specials_pair", info.specials_pair,
-        "padding_left", info.padding_left ? Py_True : Py_False,
-        "truncation_left", info.truncation_left ? Py_True : Py_False,
-        "decode_cleanup", info.decode_cleanup ? Py_True : Py_False,
-        "unk_token", role_of(tokenizer, SMHF_TOKEN_UNK), "sep_token",
-        role_of(tokenizer, SMHF_TOKEN_SEP), "pad_token", role_of(tokenizer, SMHF_TOKEN_PAD),
-        "cls_token", role_of(tokenizer, SMHF_TOKEN_CLS), "mask_token",
-        role_of(tokenizer, SMHF_TOKEN_MASK));
+        "do_lower_case", info.do_lower_case ? Py_True : Py_False, "strip_accents",
+        info.strip_accents ? Py_True : Py_False, "strip_accents_given",
+        info.strip_accents_given ? Py_True : Py_False, "tokenize_chinese_chars",
+        info.tokenize_chinese_chars ? Py_True : Py_False, "clean_text",
+        info.clean_text ? Py_True : Py_False, "model_max_length", (long long)info.model_max_length,
+        "vocab_size", (int)info.vocab_size, "total_size", (int)info.total_size, "specials_single",
+        info.specials_single, "specials_pair", info.specials_pair, "padding_left",
+        info.padding_left ? Py_True : Py_False, "truncation_left",
+        info.truncation_left ? Py_True : Py_False, "decode_cleanup",
+        info.decode_cleanup ? Py_True : Py_False, "unk_token", role_of(tokenizer, SMHF_TOKEN_UNK),
+        "sep_token", role_of(tokenizer, SMHF_TOKEN_SEP), "pad_token",
+        role_of(tokenizer, SMHF_TOKEN_PAD), "cls_token", role_of(tokenizer, SMHF_TOKEN_CLS),
+        "mask_token", role_of(tokenizer, SMHF_TOKEN_MASK));
 }
 
-/* --- Copies, files, capsules --------------------------------------------------------------------- */
+/* --- Copies, files, capsules ---------------------------------------------------------------------
+ */
 
 PyDoc_STRVAR(with_tokens_doc,
              "with_tokens($self, tokens, /)\n--\n\nA copy that knows more added tokens: a list of "
@@ -336,13 +342,13 @@ static PyObject *tokenizer_with_tokens(PyObject *op, PyObject *list) {
         token->id = -1;
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_tokenizer_with_tokens(TOKENIZER(op), tokens, (size_t)count, &copy, &err);
+    Py_BEGIN_ALLOW_THREADS status =
+        smhf_tokenizer_with_tokens(TOKENIZER(op), tokens, (size_t)count, &copy, &err);
     Py_END_ALLOW_THREADS
 
-    result = (status == SMHF_OK)
-                 ? smhf_py_tokenizer_wrap(smhf_py_tokenizer_state(Py_TYPE(op)), copy)
-                 : smhf_py_raise(ERRORS(op), &err);
+        result =
+            (status == SMHF_OK) ? smhf_py_tokenizer_wrap(smhf_py_tokenizer_state(Py_TYPE(op)), copy)
+                                : smhf_py_raise(ERRORS(op), &err);
 
 done:
     for (Py_ssize_t i = 0; owners != NULL && i < held; i++) {
@@ -362,11 +368,11 @@ static PyObject *tokenizer_save(PyObject *op, PyObject *folder) {
         return NULL;
     }
 
-    Py_BEGIN_ALLOW_THREADS
-    status = smhf_tokenizer_save(TOKENIZER(op), PyBytes_AS_STRING(path), &err);
+    Py_BEGIN_ALLOW_THREADS status =
+        smhf_tokenizer_save(TOKENIZER(op), PyBytes_AS_STRING(path), &err);
     Py_END_ALLOW_THREADS
 
-    Py_DECREF(path);
+        Py_DECREF(path);
     return (status == SMHF_OK) ? Py_NewRef(Py_None) : smhf_py_raise(ERRORS(op), &err);
 }
 
@@ -388,7 +394,8 @@ static PyObject *tokenizer_capsule(PyObject *op, PyObject *ignored) {
     return capsule;
 }
 
-/* --- Type ---------------------------------------------------------------------------------------- */
+/* --- Type ----------------------------------------------------------------------------------------
+ */
 
 static PyMethodDef tokenizer_methods[] = {
     {"encode", (PyCFunction)(void (*)(void))tokenizer_encode, METH_VARARGS | METH_KEYWORDS,

@@ -150,8 +150,8 @@ static size_t lower_bound(const smhf_matcher *matcher, size_t low, size_t high, 
 }
 
 /* Longest pattern at `at`, or NULL. Of equal patterns the one added first. */
-static const smhf_matcher_entry *longest_at(const smhf_matcher *matcher,
-                                            const smhf_text_view *text, size_t at) {
+static const smhf_matcher_entry *longest_at(const smhf_matcher *matcher, const smhf_text_view *text,
+                                            size_t at) {
     const smhf_matcher_entry *best = NULL;
     size_t low = 0, high = matcher->count;
     for (uint32_t depth = 0; low < high && at + depth < text->length; depth++) {

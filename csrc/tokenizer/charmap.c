@@ -86,8 +86,8 @@ size_t smhf_char_lower(uint32_t code_point, uint32_t out[2]) {
         out[1] = 0x307;
         return 2;
     }
-    out[0] = smhf_unicode_lower_to[search(smhf_unicode_lower_from, SMHF_UNICODE_LOWERS,
-                                          code_point)];
+    out[0] =
+        smhf_unicode_lower_to[search(smhf_unicode_lower_from, SMHF_UNICODE_LOWERS, code_point)];
     return 1;
 }
 
@@ -202,8 +202,8 @@ static int block_slot(const uint16_t *mapped, uint32_t block) {
 smhf_status smhf_charmap_build(smhf_charmap *map, smhf_arena *arena, smhf_error *err) {
     uint16_t mapped[SMHF_UNICODE_BLOCKS] = {0};
     uint16_t made[SLOTS] = {0}; /* block number + 1 */
-    uint16_t relevant = (uint16_t)((map->strip ? SMHF_PROP_DECOMPOSES : 0u) |
-                                   (map->lower ? SMHF_PROP_LOWERS : 0u));
+    uint16_t relevant =
+        (uint16_t)((map->strip ? SMHF_PROP_DECOMPOSES : 0u) | (map->lower ? SMHF_PROP_LOWERS : 0u));
     size_t blocks = 0, pool_count = 0;
 
     for (size_t i = 0; i < (size_t)SMHF_UNICODE_BLOCKS * BLOCK_SIZE; i++) {

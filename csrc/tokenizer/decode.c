@@ -6,9 +6,9 @@
 /* Applied one after the other to each token (with its leading space), so that most of them can
  * only fire at a token's start. */
 static const char *const cleanups[][2] = {
-    {" .", "."},     {" ?", "?"},     {" !", "!"},     {" ,", ","},
-    {" ' ", "'"},    {" n't", "n't"}, {" 'm", "'m"},   {" do not", " don't"},
-    {" 's", "'s"},   {" 've", "'ve"}, {" 're", "'re"},
+    {" .", "."},   {" ?", "?"},     {" !", "!"},     {" ,", ","},
+    {" ' ", "'"},  {" n't", "n't"}, {" 'm", "'m"},   {" do not", " don't"},
+    {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"},
 };
 
 /* Replaces every `from` in out[begin..size) by the shorter or equal `to`. */

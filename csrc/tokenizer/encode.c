@@ -55,7 +55,8 @@ static window window_at(const windows *w, size_t k) {
     return (window){skip, end};
 }
 
-/* --- One row ------------------------------------------------------------------------------------ */
+/* --- One row ------------------------------------------------------------------------------------
+ */
 
 static smhf_status reserve_tokens(smhf_worker *worker, size_t more, unsigned want,
                                   smhf_error *err) {
@@ -65,11 +66,11 @@ static smhf_status reserve_tokens(smhf_worker *worker, size_t more, unsigned wan
         return smhf_fail(err, SMHF_E_ARG, "more than %d tokens in one batch", INT32_MAX / 2);
     }
     (void)want; /* all arrays grow together, so that a worker serves any later call */
-#define GROW(field, size)                                                   \
-    do {                                                                    \
-        c = old;                                                            \
-        SMHF_TRY(smhf_grow(&worker->field, &c, wanted, (size), err));       \
-        capacity = c;                                                       \
+#define GROW(field, size)                                                                          \
+    do {                                                                                           \
+        c = old;                                                                                   \
+        SMHF_TRY(smhf_grow(&worker->field, &c, wanted, (size), err));                              \
+        capacity = c;                                                                              \
     } while (0)
     if (wanted > old) {
         GROW(ids, sizeof(int32_t));
@@ -140,8 +141,10 @@ static smhf_status put_row(const batch *b, smhf_worker *worker, size_t sample, w
     const smhf_template *template = b->template;
     size_t before = worker->tokens;
     SMHF_TRY(reserve_row(worker, err));
-    SMHF_TRY(reserve_tokens(worker, (first.end - first.begin) + (second.end - second.begin) +
-                                        (size_t)template->specials, b->options->want, err));
+    SMHF_TRY(reserve_tokens(worker,
+                            (first.end - first.begin) + (second.end - second.begin) +
+                                (size_t) template->specials,
+                            b->options->want, err));
     for (int i = 0; i < template->count; i++) {
         const smhf_template_piece *piece = &template->pieces[i];
         if (piece->sequence == 0) {
@@ -162,7 +165,8 @@ static smhf_status put_row(const batch *b, smhf_worker *worker, size_t sample, w
     return SMHF_OK;
 }
 
-/* --- Truncation --------------------------------------------------------------------------------- */
+/* --- Truncation ---------------------------------------------------------------------------------
+ */
 
 /* What longest_first leaves of both sides; on a tie the first one counts as the shorter. */
 static void longest_first(size_t limit, size_t *first, size_t *second) {
@@ -184,8 +188,10 @@ static void longest_first(size_t limit, size_t *first, size_t *second) {
 
 static smhf_status check_stride(size_t tokens, size_t kept, size_t stride, smhf_error *err) {
     if (kept < tokens && kept > 0 && stride >= kept) {
-        return smhf_fail(err, SMHF_E_ARG, "stride %zu: expected less than the %zu tokens that "
-                         "truncation leaves of this text", stride, kept);
+        return smhf_fail(err, SMHF_E_ARG,
+                         "stride %zu: expected less than the %zu tokens that "
+                         "truncation leaves of this text",
+                         stride, kept);
     }
     return SMHF_OK;
 }
@@ -211,14 +217,17 @@ static smhf_status plan_truncation(const batch *b, size_t first, size_t second, 
     } else {
         int on_first = options->truncation == SMHF_TRUNCATE_ONLY_FIRST;
         if (!on_first && b->pairs == NULL) {
-            return smhf_fail(err, SMHF_E_ARG, "%zu tokens are too many by %zu, and truncation "
-                             "only_second was given no pairs", first, excess);
+            return smhf_fail(err, SMHF_E_ARG,
+                             "%zu tokens are too many by %zu, and truncation "
+                             "only_second was given no pairs",
+                             first, excess);
         }
         size_t *target = on_first ? &keep_first : &keep_second;
         if (*target <= excess) {
-            return smhf_fail(err, SMHF_E_ARG, "%zu tokens are too many by %zu, but the %s text, "
-                             "the only one to be truncated, has just %zu", first + second, excess,
-                             on_first ? "first" : "second", *target);
+            return smhf_fail(err, SMHF_E_ARG,
+                             "%zu tokens are too many by %zu, but the %s text, "
+                             "the only one to be truncated, has just %zu",
+                             first + second, excess, on_first ? "first" : "second", *target);
         }
         *target -= excess;
     }
@@ -257,11 +266,12 @@ static smhf_status put_rows(const batch *b, smhf_worker *worker, size_t sample, 
     return SMHF_OK;
 }
 
-/* --- Chunks ------------------------------------------------------------------------------------- */
+/* --- Chunks -------------------------------------------------------------------------------------
+ */
 
 static smhf_status encode_side(const batch *b, smhf_worker *worker, const smhf_text_view *texts,
-                               const size_t *starts, const char *name, size_t row,
-                               smhf_pieces *out, smhf_error *err) {
+                               const size_t *starts, const char *name, size_t row, smhf_pieces *out,
+                               smhf_error *err) {
     smhf_status status = SMHF_OK;
     out->count = 0;
     if (starts == NULL) {
@@ -269,9 +279,9 @@ static smhf_status encode_side(const batch *b, smhf_worker *worker, const smhf_t
                                    b->options->split_special_tokens, -1, out, err);
     } else {
         for (size_t i = starts[row]; i < starts[row + 1] && status == SMHF_OK; i++) {
-            status = smhf_segment_text(b->tokenizer, worker, &texts[i],
-                                       b->options->split_special_tokens,
-                                       (int32_t)(i - starts[row]), out, err);
+            status =
+                smhf_segment_text(b->tokenizer, worker, &texts[i], b->options->split_special_tokens,
+                                  (int32_t)(i - starts[row]), out, err);
         }
     }
     if (status != SMHF_OK) {
@@ -282,15 +292,14 @@ static smhf_status encode_side(const batch *b, smhf_worker *worker, const smhf_t
 
 static smhf_status encode_row(const batch *b, smhf_worker *worker, size_t row, smhf_error *err) {
     windows a, c;
-    SMHF_TRY(encode_side(b, worker, b->texts, b->options->word_starts, "texts", row,
-                         &worker->first, err));
+    SMHF_TRY(encode_side(b, worker, b->texts, b->options->word_starts, "texts", row, &worker->first,
+                         err));
     worker->second.count = 0;
     if (b->pairs != NULL) {
         SMHF_TRY(encode_side(b, worker, b->pairs, b->options->pair_word_starts, "pairs", row,
                              &worker->second, err));
     }
-    smhf_status status = plan_truncation(b, worker->first.count, worker->second.count, &a, &c,
-                                         err);
+    smhf_status status = plan_truncation(b, worker->first.count, worker->second.count, &a, &c, err);
     if (status != SMHF_OK) {
         smhf_error_prefix(err, "texts[%zu]", row);
         return status;
@@ -330,18 +339,23 @@ static smhf_status check_options(const batch *b, size_t *limit, smhf_error *err)
         max_length = (size_t)b->tokenizer->info.model_max_length;
     }
     if (max_length < specials) {
-        return smhf_fail(err, SMHF_E_ARG, "max_length %zu: expected at least %zu, the special "
-                         "tokens of a row", max_length, specials);
+        return smhf_fail(err, SMHF_E_ARG,
+                         "max_length %zu: expected at least %zu, the special "
+                         "tokens of a row",
+                         max_length, specials);
     }
     *limit = max_length - specials;
     if (options->stride > 0 && options->stride >= *limit) {
-        return smhf_fail(err, SMHF_E_ARG, "stride %zu: expected less than %zu (max_length %zu "
-                         "without special tokens)", options->stride, *limit, max_length);
+        return smhf_fail(err, SMHF_E_ARG,
+                         "stride %zu: expected less than %zu (max_length %zu "
+                         "without special tokens)",
+                         options->stride, *limit, max_length);
     }
     return SMHF_OK;
 }
 
-/* --- Joining ------------------------------------------------------------------------------------ */
+/* --- Joining ------------------------------------------------------------------------------------
+ */
 
 typedef struct joiner {
     const batch *b;
@@ -438,8 +452,10 @@ static smhf_status join(const batch *b, size_t chunks, smhf_encoding **out, smhf
         truncated += b->workers[slot]->truncated_count;
     }
     if (tokens > INT32_MAX || rows >= INT32_MAX) {
-        return smhf_fail(err, SMHF_E_ARG, "%zu tokens in one batch, expected at most %d: encode "
-                         "in smaller batches", tokens, INT32_MAX);
+        return smhf_fail(err, SMHF_E_ARG,
+                         "%zu tokens in one batch, expected at most %d: encode "
+                         "in smaller batches",
+                         tokens, INT32_MAX);
     }
     SMHF_TRY(allocate(rows, tokens, b->options->want, &j.out, err));
     smhf_parallel_for(chunks, 4, join_chunk, &j);

@@ -25,8 +25,7 @@ smhf_status smhf_grow(void *array_pointer, size_t *capacity, size_t count, size_
         wanted = 64;
     }
     memcpy(&array, array_pointer, sizeof array);
-    if (smhf_mul_size(wanted, size, &bytes) != 0 ||
-        (grown = smhf_realloc(array, bytes)) == NULL) {
+    if (smhf_mul_size(wanted, size, &bytes) != 0 || (grown = smhf_realloc(array, bytes)) == NULL) {
         return smhf_fail_nomem(err, "tokenizer scratch", wanted * size);
     }
     memcpy(array_pointer, &grown, sizeof grown);
@@ -99,8 +98,8 @@ static inline smhf_status normalize_kind(const smhf_charmap *map, const smhf_tex
             written++;
             continue;
         }
-        written += put_complex(map, entry, out->chars + written, out->source + written,
-                               (uint32_t)at);
+        written +=
+            put_complex(map, entry, out->chars + written, out->source + written, (uint32_t)at);
         if (out->capacity - written < end - at + 8) {
             SMHF_TRY(reserve(out, written + (end - at) + (end - at) / 2 + 16, err));
         }
@@ -110,11 +109,12 @@ static inline smhf_status normalize_kind(const smhf_charmap *map, const smhf_tex
     return SMHF_OK;
 }
 
-/* --- The long way ------------------------------------------------------------------------------- */
+/* --- The long way -------------------------------------------------------------------------------
+ */
 
 /* A decomposed part while it is being ordered. A "first" part is the one that stands for its
  * source character when spans are dealt out again after sorting. */
-#define PART(code_point, rank, first) \
+#define PART(code_point, rank, first)                                                              \
     ((uint64_t)(code_point) | (uint64_t)(rank) << 32 | (uint64_t)(first) << 40)
 #define PART_VALUE(part) ((uint32_t)(part))
 #define PART_RANK(part) ((uint32_t)((part) >> 32) & 63u)
@@ -159,15 +159,14 @@ static smhf_status clean_and_space(const smhf_charmap *map, const smhf_text_view
     return SMHF_OK;
 }
 
-static smhf_status normalize_long(const smhf_charmap *map, const smhf_text_view *text,
-                                  size_t begin, size_t end, smhf_normalized *out,
-                                  smhf_error *err) {
+static smhf_status normalize_long(const smhf_charmap *map, const smhf_text_view *text, size_t begin,
+                                  size_t end, smhf_normalized *out, smhf_error *err) {
     uint32_t parts[4], lower[2];
     size_t cleaned, total = 0, run = 0, consumed = 0, written = 0;
     SMHF_TRY(clean_and_space(map, text, begin, end, out, err));
     cleaned = out->count;
-    SMHF_TRY(smhf_grow(&out->sorting, &out->sorting_capacity, cleaned * 8 + 8,
-                       sizeof *out->sorting, err));
+    SMHF_TRY(smhf_grow(&out->sorting, &out->sorting_capacity, cleaned * 8 + 8, sizeof *out->sorting,
+                       err));
 
     uint64_t *ordered = out->sorting, *spare = out->sorting + cleaned * 4 + 4;
     for (size_t i = 0; i < cleaned; i++) {

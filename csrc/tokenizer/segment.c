@@ -9,7 +9,8 @@
 
 #include <string.h>
 
-/* --- Workers ------------------------------------------------------------------------------------ */
+/* --- Workers ------------------------------------------------------------------------------------
+ */
 
 smhf_worker *smhf_worker_acquire(const smhf_tokenizer *tokenizer) {
     smhf_tokenizer *cache = (smhf_tokenizer *)tokenizer; /* the cache is its only mutable part */
@@ -65,7 +66,8 @@ void smhf_worker_free(smhf_worker *worker) {
     smhf_free(worker);
 }
 
-/* --- Words -------------------------------------------------------------------------------------- */
+/* --- Words --------------------------------------------------------------------------------------
+ */
 
 typedef struct segmenter {
     const smhf_tokenizer *tokenizer;
@@ -81,8 +83,7 @@ static smhf_status put_piece(segmenter *s, int32_t id, uint32_t begin, uint32_t 
         SMHF_TRY(smhf_grow(&s->out->data, &s->out->capacity, s->out->count + 1,
                            sizeof *s->out->data, err));
     }
-    s->out->data[s->out->count++] =
-        (smhf_piece){id, (int32_t)begin, (int32_t)end, s->word};
+    s->out->data[s->out->count++] = (smhf_piece){id, (int32_t)begin, (int32_t)end, s->word};
     return SMHF_OK;
 }
 
@@ -94,9 +95,11 @@ static smhf_status put_unknown(segmenter *s, const uint32_t *source, size_t coun
                                smhf_error *err) {
     const smhf_tokenizer *tokenizer = s->tokenizer;
     if (tokenizer->unk_id < 0) {
-        return smhf_fail(err, SMHF_E_ARG, "the word at character %u is not in the vocabulary, and "
-                         "neither is the unknown token \"%.*s\"", (unsigned)source[0],
-                         (int)tokenizer->unk_token.size, (const char *)tokenizer->unk_token.data);
+        return smhf_fail(err, SMHF_E_ARG,
+                         "the word at character %u is not in the vocabulary, and "
+                         "neither is the unknown token \"%.*s\"",
+                         (unsigned)source[0], (int)tokenizer->unk_token.size,
+                         (const char *)tokenizer->unk_token.data);
     }
     return put_piece(s, tokenizer->unk_id, source[0], source[count - 1] + 1, err);
 }
@@ -202,14 +205,13 @@ static smhf_status put_stretch(segmenter *s, const smhf_text_view *text, size_t 
     size_t done = 0, from = 0;
     smhf_match match;
 
-    SMHF_TRY(smhf_normalize(&tokenizer->charmap, text, begin, end, matcher->count > 0, normalized,
-                            err));
+    SMHF_TRY(
+        smhf_normalize(&tokenizer->charmap, text, begin, end, matcher->count > 0, normalized, err));
     if (matcher->count == 0) {
         return put_words(s, 0, normalized->count, err);
     }
     smhf_text_view view = {normalized->chars, normalized->count, 4};
-    while (smhf_matcher_next(matcher, tokenizer, &view, split_special, from, done, &match,
-                             &from)) {
+    while (smhf_matcher_next(matcher, tokenizer, &view, split_special, from, done, &match, &from)) {
         if (done < match.begin) {
             SMHF_TRY(put_words(s, done, match.begin, err));
         }

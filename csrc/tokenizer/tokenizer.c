@@ -14,7 +14,8 @@ const char *const smhf_role_names[SMHF_TOKEN_ROLES] = {"unk_token", "sep_token",
 static const char *const role_defaults[SMHF_TOKEN_ROLES] = {"[UNK]", "[SEP]", "[PAD]", "[CLS]",
                                                             "[MASK]"};
 
-/* --- Specification ------------------------------------------------------------------------------ */
+/* --- Specification ------------------------------------------------------------------------------
+ */
 
 void smhf_spec_init(smhf_tokenizer_spec *spec) {
     memset(spec, 0, sizeof *spec);
@@ -46,8 +47,8 @@ smhf_status smhf_spec_copy(smhf_tokenizer_spec *spec, smhf_bytes_view text, smhf
 
 smhf_status smhf_spec_add_entry(smhf_tokenizer_spec *spec, smhf_bytes_view token, int32_t id,
                                 smhf_error *err) {
-    SMHF_TRY(smhf_grow(&spec->entries, &spec->capacity, spec->count + 1, sizeof *spec->entries,
-                       err));
+    SMHF_TRY(
+        smhf_grow(&spec->entries, &spec->capacity, spec->count + 1, sizeof *spec->entries, err));
     spec->entries[spec->count++] = (smhf_vocab_entry){token, id};
     return SMHF_OK;
 }
@@ -68,7 +69,8 @@ smhf_status smhf_spec_add_token(smhf_tokenizer_spec *spec, const smhf_added_toke
     return SMHF_OK;
 }
 
-/* --- Building ----------------------------------------------------------------------------------- */
+/* --- Building -----------------------------------------------------------------------------------
+ */
 
 static smhf_status keep(smhf_tokenizer *tokenizer, smhf_bytes_view text, smhf_bytes_view *out,
                         smhf_error *err) {
@@ -146,8 +148,8 @@ static smhf_status add_tokens(smhf_tokenizer *tokenizer, const smhf_tokenizer_sp
         added->id = smhf_vocab_find_view(&tokenizer->vocab, token->content);
         if (added->id < 0) {
             int64_t tokens = tokenizer->vocab.tokens;
-            int64_t next = (greatest >= tokens || (tokens == 0 && greatest >= 0)) ? greatest + 1
-                                                                                : tokens;
+            int64_t next =
+                (greatest >= tokens || (tokens == 0 && greatest >= 0)) ? greatest + 1 : tokens;
             if (next > INT32_MAX) {
                 return smhf_fail(err, SMHF_E_ARG, "too many added tokens");
             }
@@ -168,8 +170,8 @@ static int compare_ids(const void *a, const void *b) {
 static smhf_status order_added(smhf_tokenizer *tokenizer, smhf_error *err) {
     size_t count = tokenizer->added_count;
     uint64_t *keys = smhf_arena_alloc(&tokenizer->arena, (count + 1) * sizeof *keys);
-    tokenizer->added_by_id = smhf_arena_alloc(&tokenizer->arena,
-                                              (count + 1) * sizeof *tokenizer->added_by_id);
+    tokenizer->added_by_id =
+        smhf_arena_alloc(&tokenizer->arena, (count + 1) * sizeof *tokenizer->added_by_id);
     if (keys == NULL || tokenizer->added_by_id == NULL) {
         return smhf_fail_nomem(err, "added tokens", count * sizeof *keys);
     }
@@ -187,8 +189,8 @@ static smhf_status order_added(smhf_tokenizer *tokenizer, smhf_error *err) {
 static smhf_status settle_shown(smhf_tokenizer *tokenizer, smhf_error *err) {
     size_t count = tokenizer->added_count;
     const smhf_matcher *matcher = &tokenizer->normalized;
-    tokenizer->added_shown = smhf_arena_calloc(&tokenizer->arena, count + 1,
-                                               sizeof *tokenizer->added_shown);
+    tokenizer->added_shown =
+        smhf_arena_calloc(&tokenizer->arena, count + 1, sizeof *tokenizer->added_shown);
     if (tokenizer->added_shown == NULL) {
         return smhf_fail_nomem(err, "added tokens", count * sizeof *tokenizer->added_shown);
     }
@@ -286,8 +288,7 @@ static void settle_info(smhf_tokenizer *tokenizer, const smhf_tokenizer_spec *sp
     info->strip_accents = tokenizer->charmap.strip;
     info->tokenize_chinese_chars = tokenizer->charmap.cjk;
     info->clean_text = tokenizer->charmap.clean;
-    info->strip_accents_given =
-        options->strip_accents != SMHF_UNSET || spec->strip != SMHF_UNSET;
+    info->strip_accents_given = options->strip_accents != SMHF_UNSET || spec->strip != SMHF_UNSET;
     info->model_max_length = (options->model_max_length != SMHF_UNSET) ? options->model_max_length
                                                                        : spec->model_max_length;
     for (size_t i = 0; i < tokenizer->added_count; i++) {
@@ -316,8 +317,8 @@ static smhf_status build(smhf_tokenizer *tokenizer, smhf_tokenizer_spec *spec,
     map->clean = pick(options->clean_text, spec->clean, 1);
     SMHF_TRY(smhf_charmap_build(map, &tokenizer->arena, err));
 
-    smhf_bytes_view prefix = (spec->prefix.data != NULL) ? spec->prefix
-                                                         : smhf_bytes_from_string("##");
+    smhf_bytes_view prefix =
+        (spec->prefix.data != NULL) ? spec->prefix : smhf_bytes_from_string("##");
     SMHF_TRY(keep(tokenizer, prefix, &tokenizer->prefix, err));
     SMHF_TRY(smhf_vocab_build(&tokenizer->vocab, &tokenizer->arena, spec->entries, spec->count,
                               tokenizer->prefix, err));
@@ -359,9 +360,8 @@ static smhf_status build(smhf_tokenizer *tokenizer, smhf_tokenizer_spec *spec,
     return SMHF_OK;
 }
 
-smhf_status smhf_tokenizer_build(smhf_tokenizer_spec *spec,
-                                 const smhf_tokenizer_options *options, smhf_tokenizer **out,
-                                 smhf_error *err) {
+smhf_status smhf_tokenizer_build(smhf_tokenizer_spec *spec, const smhf_tokenizer_options *options,
+                                 smhf_tokenizer **out, smhf_error *err) {
     static const smhf_tokenizer_options defaults = SMHF_TOKENIZER_DEFAULTS;
     smhf_tokenizer *tokenizer = smhf_calloc(1, sizeof *tokenizer);
     *out = NULL;
@@ -389,7 +389,8 @@ void smhf_tokenizer_free(smhf_tokenizer *tokenizer) {
     smhf_free(tokenizer);
 }
 
-/* --- Opening ------------------------------------------------------------------------------------ */
+/* --- Opening ------------------------------------------------------------------------------------
+ */
 
 static smhf_status read_vocab(smhf_tokenizer_spec *spec, smhf_bytes_view text, smhf_error *err) {
     smhf_vocab_entry *entries;
@@ -514,8 +515,10 @@ static smhf_status open_folder(smhf_tokenizer_spec *spec, const char *path, smhf
     if (!found) {
         SMHF_TRY(read_file(spec, path, "vocab.txt", read_vocab, &maps[0], &found, err));
         if (!found) {
-            return smhf_fail(err, SMHF_E_IO, "%s: expected tokenizer.json or vocab.txt in this "
-                             "folder, found neither", path);
+            return smhf_fail(err, SMHF_E_IO,
+                             "%s: expected tokenizer.json or vocab.txt in this "
+                             "folder, found neither",
+                             path);
         }
     }
     SMHF_TRY(read_file(spec, path, "special_tokens_map.json", smhf_spec_read_config_json, &maps[1],
@@ -550,7 +553,8 @@ smhf_status smhf_tokenizer_open(const char *path, const smhf_tokenizer_options *
     return status;
 }
 
-/* --- Asking ------------------------------------------------------------------------------------- */
+/* --- Asking -------------------------------------------------------------------------------------
+ */
 
 void smhf_tokenizer_describe(const smhf_tokenizer *tokenizer, smhf_tokenizer_info *out) {
     *out = tokenizer->info;
@@ -624,7 +628,8 @@ smhf_bytes_view smhf_tokenizer_role_token(const smhf_tokenizer *tokenizer, smhf_
                                                  : (smhf_bytes_view){NULL, 0};
 }
 
-/* --- A copy with more added tokens -------------------------------------------------------------- */
+/* --- A copy with more added tokens --------------------------------------------------------------
+ */
 
 static smhf_status spec_of(const smhf_tokenizer *tokenizer, smhf_tokenizer_spec *spec,
                            smhf_error *err) {

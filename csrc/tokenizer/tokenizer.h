@@ -48,16 +48,16 @@ typedef struct smhf_added_token {
 
 /* What the caller says overrides tokenizer_config.json, which overrides tokenizer.json. */
 typedef struct smhf_tokenizer_options {
-    int do_lower_case;           /* 0, 1, SMHF_UNSET (file's word, else 1) */
-    int strip_accents;           /* 0, 1, SMHF_UNSET (file's word, else as do_lower_case) */
-    int tokenize_chinese_chars;  /* 0, 1, SMHF_UNSET (file's word, else 1) */
-    int clean_text;              /* 0, 1, SMHF_UNSET (file's word, else 1) */
-    int64_t model_max_length;    /* tokens, specials included; SMHF_UNSET (file's word, else none) */
+    int do_lower_case;          /* 0, 1, SMHF_UNSET (file's word, else 1) */
+    int strip_accents;          /* 0, 1, SMHF_UNSET (file's word, else as do_lower_case) */
+    int tokenize_chinese_chars; /* 0, 1, SMHF_UNSET (file's word, else 1) */
+    int clean_text;             /* 0, 1, SMHF_UNSET (file's word, else 1) */
+    int64_t model_max_length;   /* tokens, specials included; SMHF_UNSET (file's word, else none) */
     const char *unk_token, *sep_token, *pad_token, *cls_token, *mask_token; /* NULL: "[UNK]", ... */
 } smhf_tokenizer_options;
 
-#define SMHF_TOKENIZER_DEFAULTS                                                        \
-    {SMHF_UNSET, SMHF_UNSET, SMHF_UNSET, SMHF_UNSET, SMHF_UNSET, NULL, NULL, NULL, NULL, NULL}
+#define SMHF_TOKENIZER_DEFAULTS                                                                    \
+    { SMHF_UNSET, SMHF_UNSET, SMHF_UNSET, SMHF_UNSET, SMHF_UNSET, NULL, NULL, NULL, NULL, NULL }
 
 /* `path`: a folder (tokenizer.json, else vocab.txt; with tokenizer_config.json and
  * special_tokens_map.json where there), a vocab.txt, or a tokenizer.json. `options` NULL: defaults.
@@ -102,7 +102,7 @@ typedef struct smhf_tokenizer_info {
     int32_t role_ids[SMHF_TOKEN_ROLES]; /* -1: the vocabulary has none */
     int specials_single, specials_pair; /* tokens that the template adds */
     int padding_left, truncation_left;  /* tokenizer_config's sides; 0: right */
-    int decode_cleanup;       /* what decode does when not told */
+    int decode_cleanup;                 /* what decode does when not told */
 } smhf_tokenizer_info;
 
 void smhf_tokenizer_describe(const smhf_tokenizer *tokenizer, smhf_tokenizer_info *out);
@@ -137,20 +137,21 @@ typedef enum smhf_truncation {
 #define SMHF_WANT_ALL 15u
 
 typedef struct smhf_encode_options {
-    int add_special_tokens;     /* 1: the template's [CLS] and [SEP] */
+    int add_special_tokens; /* 1: the template's [CLS] and [SEP] */
     smhf_truncation truncation;
-    int truncation_left;        /* 1: keep the end of the text */
-    size_t max_length;          /* tokens, specials included; 0: model_max_length */
-    size_t stride;              /* tokens that consecutive overflow rows share */
-    int overflow;               /* 1: cut-off windows follow their row as further rows */
-    unsigned want;              /* SMHF_WANT_ bits; ids and type_ids always come */
-    int split_special_tokens;   /* 1: specials in the text are ordinary text */
+    int truncation_left;      /* 1: keep the end of the text */
+    size_t max_length;        /* tokens, specials included; 0: model_max_length */
+    size_t stride;            /* tokens that consecutive overflow rows share */
+    int overflow;             /* 1: cut-off windows follow their row as further rows */
+    unsigned want;            /* SMHF_WANT_ bits; ids and type_ids always come */
+    int split_special_tokens; /* 1: specials in the text are ordinary text */
     /* Texts already split into words: row r is texts[word_starts[r] .. word_starts[r + 1]), each
      * encoded alone, its index being the word id. NULL: texts are whole rows. */
     const size_t *word_starts, *pair_word_starts;
 } smhf_encode_options;
 
-#define SMHF_ENCODE_DEFAULTS {1, SMHF_TRUNCATE_NONE, 0, 0, 0, 0, 0u, 0, NULL, NULL}
+#define SMHF_ENCODE_DEFAULTS                                                                       \
+    { 1, SMHF_TRUNCATE_NONE, 0, 0, 0, 0, 0u, 0, NULL, NULL }
 
 typedef struct smhf_encoding {
     size_t rows;           /* overflow rows included */
@@ -209,17 +210,18 @@ smhf_status smhf_tokenizer_save(const smhf_tokenizer *tokenizer, const char *fol
 /* --- Training --------------------------------------------------------------------------------- */
 
 typedef struct smhf_wordpiece_options {
-    size_t vocab_size;      /* tokens wanted, specials included */
-    size_t min_frequency;   /* a pair seen fewer times is not merged */
-    size_t limit_alphabet;  /* characters kept, the most frequent first */
-    int lowercase;          /* normalizer of the texts: lower-case and strip accents */
+    size_t vocab_size;     /* tokens wanted, specials included */
+    size_t min_frequency;  /* a pair seen fewer times is not merged */
+    size_t limit_alphabet; /* characters kept, the most frequent first */
+    int lowercase;         /* normalizer of the texts: lower-case and strip accents */
     const smhf_bytes_view *special_tokens; /* first ids, in this order; NULL: [PAD] [UNK] [CLS] */
     size_t special_count;                  /* [SEP] [MASK] */
     int (*progress)(void *context, size_t done, size_t total); /* may be NULL; non-zero: cancel */
     void *progress_context;
 } smhf_wordpiece_options;
 
-#define SMHF_WORDPIECE_DEFAULTS {30000, 2, 1000, 1, NULL, 0, NULL, NULL}
+#define SMHF_WORDPIECE_DEFAULTS                                                                    \
+    { 30000, 2, 1000, 1, NULL, 0, NULL, NULL }
 
 /* Learns a WordPiece vocabulary by merging the most frequent pair first, as `tokenizers` does, ties
  * by the older pair of tokens. Deterministic. Appends a vocab.txt (one token per line) to `out`. */

@@ -2,8 +2,9 @@
  *
  * A text goes through them in this order (the stages of the package `tokenizers`):
  *   matcher (raw added tokens) → charmap (clean, space CJK, NFD, strip, lower: one lookup a code
- *   point) → matcher (normalized added tokens) → words → vocab (longest match) → windows → template.
- * Everything below is immutable once the tokenizer is built, except the cache of idle workers.
+ *   point) → matcher (normalized added tokens) → words → vocab (longest match) → windows →
+ * template. Everything below is immutable once the tokenizer is built, except the cache of idle
+ * workers.
  */
 #ifndef SMHF_TOKENIZER_INTERNAL_H
 #define SMHF_TOKENIZER_INTERNAL_H
@@ -13,7 +14,8 @@
 
 #include <stdatomic.h>
 
-/* --- charmap.c: what becomes of a code point --------------------------------------------------- */
+/* --- charmap.c: what becomes of a code point ---------------------------------------------------
+ */
 
 /* An entry: a code point in the low 21 bits, flags above. Entries that say nothing but a code
  * point, SPACE or ISOLATE are copied as they are; the others need a branch. */
@@ -53,12 +55,13 @@ size_t smhf_char_clean(const smhf_charmap *map, uint32_t code_point, uint32_t ou
 
 /* Tables hold value - code_point, so that blocks of unmapped code points look alike. */
 static inline uint32_t smhf_charmap_find(const smhf_charmap *map, uint32_t code_point) {
-    uint32_t entry = map->entries[((uint32_t)map->index[code_point >> 7] << 7) |
-                                  (code_point & 127u)];
+    uint32_t entry =
+        map->entries[((uint32_t)map->index[code_point >> 7] << 7) | (code_point & 127u)];
     return (entry & ~CHAR_VALUE) | ((entry + code_point) & CHAR_VALUE);
 }
 
-/* --- normalize.c: a piece of text → normalized code points and where they came from ------------ */
+/* --- normalize.c: a piece of text → normalized code points and where they came from ------------
+ */
 
 typedef struct smhf_normalized {
     uint32_t *chars;  /* [count] code point with CHAR_SPACE / CHAR_ISOLATE */
@@ -85,7 +88,8 @@ static inline uint32_t smhf_text_at(const smhf_text_view *text, size_t at) {
     }
 }
 
-/* --- vocab.c: tokens and ids -------------------------------------------------------------------- */
+/* --- vocab.c: tokens and ids --------------------------------------------------------------------
+ */
 
 typedef struct smhf_vocab_table {
     uint64_t *slots; /* [mask + 1] tag << 32 | id + 1; 0: empty */
@@ -95,12 +99,12 @@ typedef struct smhf_vocab_table {
 } smhf_vocab_table;
 
 typedef struct smhf_vocab {
-    uint8_t *bytes;   /* all tokens, then 16 bytes so that keys may be read in words */
-    uint32_t *start;  /* [ids + 1] where a token's bytes begin; UINT32_MAX: no such id */
-    uint32_t *length; /* [ids] */
-    uint32_t ids;     /* greatest id + 1 */
-    uint32_t tokens;  /* distinct tokens */
-    uint32_t prefix;  /* bytes of the continuation prefix */
+    uint8_t *bytes;             /* all tokens, then 16 bytes so that keys may be read in words */
+    uint32_t *start;            /* [ids + 1] where a token's bytes begin; UINT32_MAX: no such id */
+    uint32_t *length;           /* [ids] */
+    uint32_t ids;               /* greatest id + 1 */
+    uint32_t tokens;            /* distinct tokens */
+    uint32_t prefix;            /* bytes of the continuation prefix */
     smhf_vocab_table whole;     /* every token */
     smhf_vocab_table continued; /* tokens that start with the prefix, without it */
 } smhf_vocab;
@@ -129,7 +133,8 @@ static inline int smhf_vocab_has_length(const smhf_vocab_table *table, size_t si
     return (int)((table->lengths[bit >> 6] >> (bit & 63)) & 1);
 }
 
-/* --- added_tokens.c: leftmost-longest search ---------------------------------------------------- */
+/* --- added_tokens.c: leftmost-longest search ----------------------------------------------------
+ */
 
 typedef struct smhf_matcher_entry {
     uint32_t start, length; /* code points in `chars` */
@@ -140,8 +145,8 @@ typedef struct smhf_matcher {
     uint32_t *chars;
     smhf_matcher_entry *entries; /* sorted by code points */
     size_t count;
-    int64_t only_first;  /* the code point that all patterns start with, or -1 */
-    uint64_t first[4];   /* bit (c & 255): some pattern starts with such a c */
+    int64_t only_first; /* the code point that all patterns start with, or -1 */
+    uint64_t first[4];  /* bit (c & 255): some pattern starts with such a c */
 } smhf_matcher;
 
 struct smhf_tokenizer;
@@ -161,7 +166,8 @@ int smhf_matcher_next(const smhf_matcher *matcher, const struct smhf_tokenizer *
                       const smhf_text_view *text, int split_special, size_t from, size_t floor,
                       smhf_match *out, size_t *resume);
 
-/* --- tokenizer.c -------------------------------------------------------------------------------- */
+/* --- tokenizer.c --------------------------------------------------------------------------------
+ */
 
 typedef struct smhf_template_piece {
     int32_t sequence; /* 0: the text, 1: the pair, -1: a special token */
@@ -189,7 +195,7 @@ struct smhf_tokenizer {
     size_t max_word_chars;
     smhf_added_token *added; /* in order of addition */
     size_t added_count;
-    int32_t *added_by_id; /* [added_count] indices, in order of id */
+    int32_t *added_by_id;         /* [added_count] indices, in order of id */
     smhf_bytes_view *added_shown; /* [added_count] what ids are shown and decoded as */
     smhf_matcher raw, normalized;
     smhf_template single, pair;
@@ -229,14 +235,14 @@ smhf_status smhf_spec_add_token(smhf_tokenizer_spec *spec, const smhf_added_toke
 smhf_status smhf_spec_copy(smhf_tokenizer_spec *spec, smhf_bytes_view text, smhf_bytes_view *out,
                            smhf_error *err) SMHF_MUST_USE;
 /* Moves nothing: the tokenizer copies what it keeps. May append added tokens to the spec. */
-smhf_status smhf_tokenizer_build(smhf_tokenizer_spec *spec,
-                                 const smhf_tokenizer_options *options, smhf_tokenizer **out,
-                                 smhf_error *err) SMHF_MUST_USE;
+smhf_status smhf_tokenizer_build(smhf_tokenizer_spec *spec, const smhf_tokenizer_options *options,
+                                 smhf_tokenizer **out, smhf_error *err) SMHF_MUST_USE;
 /* The content of an added token, else the vocabulary's token; 0 when there is none. */
 int smhf_tokenizer_content(const smhf_tokenizer *tokenizer, int32_t id, smhf_bytes_view *out);
 extern const char *const smhf_role_names[SMHF_TOKEN_ROLES]; /* "unk_token", ... */
 
-/* --- tokenizer_json.c --------------------------------------------------------------------------- */
+/* --- tokenizer_json.c ---------------------------------------------------------------------------
+ */
 
 smhf_status smhf_spec_read_tokenizer_json(smhf_tokenizer_spec *spec, smhf_bytes_view text,
                                           smhf_error *err) SMHF_MUST_USE;
@@ -244,7 +250,8 @@ smhf_status smhf_spec_read_tokenizer_json(smhf_tokenizer_spec *spec, smhf_bytes_
 smhf_status smhf_spec_read_config_json(smhf_tokenizer_spec *spec, smhf_bytes_view text,
                                        smhf_error *err) SMHF_MUST_USE;
 
-/* --- segment.c: one text → tokens --------------------------------------------------------------- */
+/* --- segment.c: one text → tokens ---------------------------------------------------------------
+ */
 
 typedef struct smhf_piece {
     int32_t id;
@@ -262,7 +269,7 @@ struct smhf_worker {
     smhf_normalized normalized;
     uint32_t *wide; /* UTF-8 decoded */
     size_t wide_capacity;
-    uint8_t *word;  /* one word as UTF-8, 16 readable bytes after it */
+    uint8_t *word;        /* one word as UTF-8, 16 readable bytes after it */
     uint32_t *word_start; /* where each of its characters begins */
     size_t word_capacity; /* characters */
     smhf_pieces first, second;

@@ -84,8 +84,7 @@ static smhf_status read_tristate(parser *p, const char *what, int *out, smhf_err
     }
 }
 
-static smhf_status read_string(parser *p, const char *what, smhf_bytes_view *out,
-                               smhf_error *err) {
+static smhf_status read_string(parser *p, const char *what, smhf_bytes_view *out, smhf_error *err) {
     smhf_json_event event;
     SMHF_TRY(smhf_json_expect(&p->reader, SMHF_JSON_STRING, what, &event, err));
     return smhf_spec_copy(p->spec, event.text, out, err);
@@ -130,7 +129,8 @@ static smhf_status missing_type(const char *what, smhf_error *err) {
     return smhf_fail(err, SMHF_E_PARSE, "%s: field \"type\" is missing", what);
 }
 
-/* --- added_tokens ------------------------------------------------------------------------------- */
+/* --- added_tokens -------------------------------------------------------------------------------
+ */
 
 static smhf_status added_field(parser *p, smhf_bytes_view key, void *context, smhf_error *err) {
     smhf_added_token *token = context;
@@ -184,7 +184,8 @@ static smhf_status read_added_tokens(parser *p, smhf_error *err) {
     }
 }
 
-/* --- normalizer, pre_tokenizer, decoder ---------------------------------------------------------- */
+/* --- normalizer, pre_tokenizer, decoder ----------------------------------------------------------
+ */
 
 static const char *const bert_normalizer[] = {"BertNormalizer", NULL};
 static const char *const bert_pre_tokenizer[] = {"BertPreTokenizer", NULL};
@@ -270,7 +271,8 @@ static smhf_status read_decoder(parser *p, smhf_error *err) {
     return typed ? SMHF_OK : missing_type("decoder", err);
 }
 
-/* --- post_processor ------------------------------------------------------------------------------ */
+/* --- post_processor ------------------------------------------------------------------------------
+ */
 
 #define MAX_SPECIAL_IDS 8
 #define MAX_SPECIALS 16
@@ -321,8 +323,10 @@ static smhf_status piece_kind(parser *p, smhf_bytes_view key, void *context, smh
                                   &event, err));
         return read_fields(p, piece_field, piece, err);
     }
-    return smhf_fail(err, SMHF_E_UNSUPPORTED, "post_processor piece \"%.*s\" is not supported, "
-                     "only SpecialToken and Sequence", (int)key.size, (const char *)key.data);
+    return smhf_fail(err, SMHF_E_UNSUPPORTED,
+                     "post_processor piece \"%.*s\" is not supported, "
+                     "only SpecialToken and Sequence",
+                     (int)key.size, (const char *)key.data);
 }
 
 static smhf_status read_template(parser *p, raw_template *out, smhf_error *err) {
@@ -340,8 +344,10 @@ static smhf_status read_template(parser *p, raw_template *out, smhf_error *err) 
                                 event.offset, smhf_json_kind_name(event.kind));
         }
         if (out->count == SMHF_TEMPLATE_MAX) {
-            return smhf_fail(err, SMHF_E_UNSUPPORTED, "post_processor template of more than %d "
-                             "pieces", SMHF_TEMPLATE_MAX);
+            return smhf_fail(err, SMHF_E_UNSUPPORTED,
+                             "post_processor template of more than %d "
+                             "pieces",
+                             SMHF_TEMPLATE_MAX);
         }
         raw_piece *piece = &out->pieces[out->count++];
         SMHF_TRY(read_fields(p, piece_kind, piece, err));
@@ -354,8 +360,7 @@ static smhf_status read_template(parser *p, raw_template *out, smhf_error *err) 
 
 static smhf_status read_ids(parser *p, special *out, smhf_error *err) {
     smhf_json_event event;
-    SMHF_TRY(smhf_json_expect(&p->reader, SMHF_JSON_ARRAY_BEGIN, "special token ids", &event,
-                              err));
+    SMHF_TRY(smhf_json_expect(&p->reader, SMHF_JSON_ARRAY_BEGIN, "special token ids", &event, err));
     for (;;) {
         int64_t id;
         SMHF_TRY(smhf_json_next(&p->reader, &event, err));
@@ -371,7 +376,8 @@ static smhf_status read_ids(parser *p, special *out, smhf_error *err) {
         if (id < 0 || id > INT32_MAX || out->count == MAX_SPECIAL_IDS) {
             return smhf_fail_at(err, SMHF_E_PARSE, event.offset,
                                 "special token id %lld at byte %zu: out of range, or more than %d "
-                                "ids", (long long)id, event.offset, MAX_SPECIAL_IDS);
+                                "ids",
+                                (long long)id, event.offset, MAX_SPECIAL_IDS);
         }
         out->ids[out->count++] = (int32_t)id;
     }
@@ -392,13 +398,15 @@ static smhf_status read_specials(parser *p, processor *out, smhf_error *err) {
             return SMHF_OK;
         }
         if (out->special_count == MAX_SPECIALS) {
-            return smhf_fail(err, SMHF_E_UNSUPPORTED, "post_processor with more than %d special "
-                             "tokens", MAX_SPECIALS);
+            return smhf_fail(err, SMHF_E_UNSUPPORTED,
+                             "post_processor with more than %d special "
+                             "tokens",
+                             MAX_SPECIALS);
         }
         special *token = &out->specials[out->special_count++];
         SMHF_TRY(smhf_spec_copy(p->spec, event.text, &token->name, err));
-        SMHF_TRY(smhf_json_expect(&p->reader, SMHF_JSON_OBJECT_BEGIN, "special token", &event,
-                                  err));
+        SMHF_TRY(
+            smhf_json_expect(&p->reader, SMHF_JSON_OBJECT_BEGIN, "special token", &event, err));
         SMHF_TRY(read_fields(p, special_field, token, err));
     }
 }
@@ -407,8 +415,8 @@ static smhf_status read_specials(parser *p, processor *out, smhf_error *err) {
 static smhf_status read_token_and_id(parser *p, special *out, smhf_error *err) {
     smhf_json_event event;
     int64_t id;
-    SMHF_TRY(smhf_json_expect(&p->reader, SMHF_JSON_ARRAY_BEGIN, "BertProcessing token", &event,
-                              err));
+    SMHF_TRY(
+        smhf_json_expect(&p->reader, SMHF_JSON_ARRAY_BEGIN, "BertProcessing token", &event, err));
     SMHF_TRY(read_string(p, "BertProcessing token", &out->name, err));
     SMHF_TRY(read_int(p, "BertProcessing id", 0, INT32_MAX, &id, err));
     out->ids[0] = (int32_t)id;
@@ -416,8 +424,7 @@ static smhf_status read_token_and_id(parser *p, special *out, smhf_error *err) {
     return smhf_json_expect(&p->reader, SMHF_JSON_ARRAY_END, "BertProcessing token", &event, err);
 }
 
-static smhf_status processor_field(parser *p, smhf_bytes_view key, void *context,
-                                   smhf_error *err) {
+static smhf_status processor_field(parser *p, smhf_bytes_view key, void *context, smhf_error *err) {
     static const char *const known[] = {"TemplateProcessing", "BertProcessing", NULL};
     processor *out = context;
     if (is(key, "type")) {
@@ -461,9 +468,10 @@ static smhf_status resolve(const processor *from, const raw_template *raw, const
             int sequence = is(piece->name, "B");
             if ((!sequence && !is(piece->name, "A")) || sequence >= sequences ||
                 seen[sequence]++ > 0) {
-                return smhf_fail(err, SMHF_E_UNSUPPORTED, "post_processor template \"%s\": "
-                                 "sequence \"%.*s\" is unknown here or comes twice", what,
-                                 (int)piece->name.size, (const char *)piece->name.data);
+                return smhf_fail(err, SMHF_E_UNSUPPORTED,
+                                 "post_processor template \"%s\": "
+                                 "sequence \"%.*s\" is unknown here or comes twice",
+                                 what, (int)piece->name.size, (const char *)piece->name.data);
             }
             SMHF_TRY(append(out, sequence, -1, (int32_t)piece->type_id, err));
             continue;
@@ -475,9 +483,10 @@ static smhf_status resolve(const processor *from, const raw_template *raw, const
             }
         }
         if (found == NULL) {
-            return smhf_fail(err, SMHF_E_PARSE, "post_processor template \"%s\": special token "
-                             "\"%.*s\" is not among special_tokens", what, (int)piece->name.size,
-                             (const char *)piece->name.data);
+            return smhf_fail(err, SMHF_E_PARSE,
+                             "post_processor template \"%s\": special token "
+                             "\"%.*s\" is not among special_tokens",
+                             what, (int)piece->name.size, (const char *)piece->name.data);
         }
         for (int k = 0; k < found->count; k++) {
             SMHF_TRY(append(out, -1, found->ids[k], (int32_t)piece->type_id, err));
@@ -485,8 +494,10 @@ static smhf_status resolve(const processor *from, const raw_template *raw, const
     }
     for (int sequence = 0; sequence < sequences; sequence++) {
         if (!seen[sequence]) {
-            return smhf_fail(err, SMHF_E_UNSUPPORTED, "post_processor template \"%s\" has no "
-                             "sequence \"%c\"", what, 'A' + sequence);
+            return smhf_fail(err, SMHF_E_UNSUPPORTED,
+                             "post_processor template \"%s\" has no "
+                             "sequence \"%c\"",
+                             what, 'A' + sequence);
         }
     }
     return SMHF_OK;
@@ -539,7 +550,8 @@ static smhf_status read_post_processor(parser *p, smhf_error *err) {
     return resolve(from, &from->pair, "pair", 2, &spec->pair, err);
 }
 
-/* --- model --------------------------------------------------------------------------------------- */
+/* --- model ---------------------------------------------------------------------------------------
+ */
 
 typedef struct model_seen {
     int typed, vocab, unk, prefix, max_chars;
@@ -549,7 +561,8 @@ static smhf_status read_model_vocab(parser *p, smhf_error *err) {
     smhf_json_event event;
     SMHF_TRY(smhf_json_next(&p->reader, &event, err));
     if (event.kind == SMHF_JSON_ARRAY_BEGIN) {
-        return smhf_fail_at(err, SMHF_E_UNSUPPORTED, event.offset, "model \"Unigram\" (a list as "
+        return smhf_fail_at(err, SMHF_E_UNSUPPORTED, event.offset,
+                            "model \"Unigram\" (a list as "
                             "vocabulary) is not supported, only WordPiece (byte %zu)",
                             event.offset);
     }
@@ -579,8 +592,7 @@ static smhf_status model_field(parser *p, smhf_bytes_view key, void *context, sm
         return read_type(p, "model", wordpiece, &ignored, err);
     }
     if (is(key, "merges")) {
-        return smhf_fail(err, SMHF_E_UNSUPPORTED,
-                         "model \"BPE\" is not supported, only WordPiece");
+        return smhf_fail(err, SMHF_E_UNSUPPORTED, "model \"BPE\" is not supported, only WordPiece");
     }
     if (is(key, "unk_token")) {
         seen->unk = 1;
@@ -592,8 +604,8 @@ static smhf_status model_field(parser *p, smhf_bytes_view key, void *context, sm
     }
     if (is(key, "max_input_chars_per_word")) {
         seen->max_chars = 1;
-        return read_int(p, "model max_input_chars_per_word", 0, INT32_MAX,
-                        &p->spec->max_word_chars, err);
+        return read_int(p, "model max_input_chars_per_word", 0, INT32_MAX, &p->spec->max_word_chars,
+                        err);
     }
     if (is(key, "vocab")) {
         seen->vocab = 1;
@@ -614,14 +626,16 @@ static smhf_status read_model(parser *p, smhf_error *err) {
     }
     /* Old files omit the type: then only a WordPiece model has all three of these. */
     if (!seen.typed && !(seen.unk && seen.prefix && seen.max_chars)) {
-        return smhf_fail(err, SMHF_E_UNSUPPORTED, "model without type and without the fields of "
+        return smhf_fail(err, SMHF_E_UNSUPPORTED,
+                         "model without type and without the fields of "
                          "WordPiece (unk_token, continuing_subword_prefix, "
                          "max_input_chars_per_word): probably WordLevel");
     }
     return SMHF_OK;
 }
 
-/* --- The file ------------------------------------------------------------------------------------ */
+/* --- The file ------------------------------------------------------------------------------------
+ */
 
 typedef struct top_seen {
     int model, pre_tokenizer, normalizer, decoder, processor;
@@ -697,7 +711,8 @@ smhf_status smhf_spec_read_tokenizer_json(smhf_tokenizer_spec *spec, smhf_bytes_
     return with_parser(spec, text, read_top, err);
 }
 
-/* --- tokenizer_config.json, special_tokens_map.json ---------------------------------------------- */
+/* --- tokenizer_config.json, special_tokens_map.json ----------------------------------------------
+ */
 
 static smhf_status token_content(parser *p, smhf_bytes_view key, void *context, smhf_error *err) {
     return is(key, "content") ? read_string(p, "token content", context, err)

@@ -38,6 +38,13 @@ static smhf_status open_object(saver *s, const char *key, smhf_error *err) {
     return smhf_json_write_begin(&s->json, '{', err);
 }
 
+/* A key of any bytes, NUL included: write_key takes C strings only. */
+static smhf_status put_key(saver *s, smhf_bytes_view key, smhf_error *err) {
+    SMHF_TRY(smhf_json_write_string(&s->json, key, err));
+    s->json.need_comma = 0;
+    return smhf_buffer_append_byte(s->json.out, ':', err);
+}
+
 static smhf_status put_token_flags(saver *s, const smhf_added_token *token, smhf_error *err) {
     SMHF_TRY(put_text(s, "content", token->content, err));
     SMHF_TRY(put_bool(s, "single_word", token->single_word, err));
@@ -96,13 +103,8 @@ static smhf_status put_template(saver *s, const char *key, const smhf_template *
 static smhf_status put_special(saver *s, int32_t id, smhf_error *err) {
     smhf_bytes_view token = {NULL, 0};
     (void)smhf_tokenizer_content(s->tokenizer, id, &token);
-    char name[64 * 6];
-    if (token.size >= sizeof name) {
-        return smhf_fail(err, SMHF_E_UNSUPPORTED, "special token of %zu bytes", token.size);
-    }
-    memcpy(name, token.data, token.size);
-    name[token.size] = '\0';
-    SMHF_TRY(open_object(s, name, err));
+    SMHF_TRY(put_key(s, token, err));
+    SMHF_TRY(smhf_json_write_begin(&s->json, '{', err));
     SMHF_TRY(put_text(s, "id", token, err));
     SMHF_TRY(smhf_json_write_key(&s->json, "ids", err));
     SMHF_TRY(smhf_json_write_begin(&s->json, '[', err));
@@ -152,35 +154,20 @@ static smhf_status put_decoder(saver *s, smhf_error *err) {
     return smhf_json_write_end(&s->json, '}', err);
 }
 
-/* A vocabulary key may hold any bytes, NUL excepted: JSON keys go through a C string. */
 static smhf_status put_model(saver *s, smhf_error *err) {
     const smhf_tokenizer *tokenizer = s->tokenizer;
-    smhf_buffer key;
-    smhf_status status = SMHF_OK;
     SMHF_TRY(open_object(s, "model", err));
     SMHF_TRY(put_raw(s, "type", "\"WordPiece\"", err));
     SMHF_TRY(put_text(s, "unk_token", tokenizer->unk_token, err));
     SMHF_TRY(put_text(s, "continuing_subword_prefix", tokenizer->prefix, err));
     SMHF_TRY(put_int(s, "max_input_chars_per_word", (int64_t)tokenizer->max_word_chars, err));
     SMHF_TRY(open_object(s, "vocab", err));
-    smhf_buffer_init(&key, 0);
-    for (uint32_t id = 0; id < tokenizer->vocab.ids && status == SMHF_OK; id++) {
+    for (uint32_t id = 0; id < tokenizer->vocab.ids; id++) {
         smhf_bytes_view token;
-        if (!smhf_vocab_token(&tokenizer->vocab, (int32_t)id, &token)) {
-            continue;
+        if (smhf_vocab_token(&tokenizer->vocab, (int32_t)id, &token)) {
+            SMHF_TRY(put_key(s, token, err));
+            SMHF_TRY(smhf_json_write_int64(&s->json, id, err));
         }
-        smhf_buffer_clear(&key);
-        status = smhf_buffer_append(&key, token.data, token.size, err);
-        if (status == SMHF_OK) {
-            status = smhf_buffer_append_byte(&key, 0, err);
-        }
-        if (status == SMHF_OK) {
-            status = put_int(s, (const char *)key.data, id, err);
-        }
-    }
-    smhf_buffer_deinit(&key);
-    if (status != SMHF_OK) {
-        return status;
     }
     SMHF_TRY(smhf_json_write_end(&s->json, '}', err));
     return smhf_json_write_end(&s->json, '}', err);

@@ -142,15 +142,17 @@ static smhf_status measure(const smhf_vocab_entry *entries, size_t count, size_t
     limit = (limit < INT32_MAX / 2) ? limit : INT32_MAX / 2;
     for (size_t i = 0; i < count; i++) {
         if (entries[i].id < 0 || (size_t)entries[i].id >= limit) {
-            return smhf_fail(err, SMHF_E_PARSE, "vocabulary: token \"%.*s\" has id %d, expected "
-                             "0 to %zu", (int)(entries[i].token.size < 60 ? entries[i].token.size
-                                                                          : 60),
+            return smhf_fail(err, SMHF_E_PARSE,
+                             "vocabulary: token \"%.*s\" has id %d, expected "
+                             "0 to %zu",
+                             (int)(entries[i].token.size < 60 ? entries[i].token.size : 60),
                              (const char *)entries[i].token.data, (int)entries[i].id, limit - 1);
         }
         if (entries[i].token.size > MAX_TOKEN_BYTES) {
-            return smhf_fail(err, SMHF_E_PARSE, "vocabulary: token %d has %zu bytes, expected at "
-                             "most %u", (int)entries[i].id, entries[i].token.size,
-                             MAX_TOKEN_BYTES);
+            return smhf_fail(err, SMHF_E_PARSE,
+                             "vocabulary: token %d has %zu bytes, expected at "
+                             "most %u",
+                             (int)entries[i].id, entries[i].token.size, MAX_TOKEN_BYTES);
         }
         *bytes += entries[i].token.size;
         if ((uint32_t)entries[i].id >= *ids) {

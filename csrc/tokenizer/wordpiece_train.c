@@ -18,7 +18,8 @@
 #define CODE_POINTS 0x110000u
 #define NONE UINT32_MAX
 
-/* --- Hash table of byte strings ------------------------------------------------------------------ */
+/* --- Hash table of byte strings ------------------------------------------------------------------
+ */
 
 typedef struct string_table {
     uint32_t *slots; /* index + 1 of an item */
@@ -111,7 +112,8 @@ static void items_deinit(items *set) {
     smhf_free(set->table.slots);
 }
 
-/* --- The trainer's data -------------------------------------------------------------------------- */
+/* --- The trainer's data --------------------------------------------------------------------------
+ */
 
 typedef struct pair {
     uint32_t a, b;
@@ -129,8 +131,8 @@ typedef struct heap_entry {
 typedef struct trainer {
     const smhf_wordpiece_options *options;
     smhf_arena arena;
-    items words;  /* spelled as UTF-8 */
-    items tokens; /* the vocabulary, in order of id */
+    items words;           /* spelled as UTF-8 */
+    items tokens;          /* the vocabulary, in order of id */
     uint32_t *symbols;     /* all words, as token ids */
     size_t *word_start;    /* [words] */
     uint32_t *word_length; /* [words] symbols left */
@@ -164,7 +166,8 @@ static void trainer_deinit(trainer *t) {
     smhf_arena_deinit(&t->arena);
 }
 
-/* --- Words --------------------------------------------------------------------------------------- */
+/* --- Words ---------------------------------------------------------------------------------------
+ */
 
 typedef struct scratch {
     smhf_normalized normalized;
@@ -225,8 +228,8 @@ static smhf_status count_words(trainer *t, const smhf_text_view *texts, size_t c
         if (status != SMHF_OK) {
             smhf_error_prefix(err, "texts[%zu]", row);
         } else if (row % 4096 == 4095 && t->options->progress != NULL &&
-                   t->options->progress(t->options->progress_context, 0,
-                                        t->options->vocab_size) != 0) {
+                   t->options->progress(t->options->progress_context, 0, t->options->vocab_size) !=
+                       0) {
             status = smhf_fail(err, SMHF_E_CANCELLED, "training was cancelled");
         }
     }
@@ -236,14 +239,14 @@ static smhf_status count_words(trainer *t, const smhf_text_view *texts, size_t c
     return status;
 }
 
-/* --- Alphabet ------------------------------------------------------------------------------------ */
+/* --- Alphabet ------------------------------------------------------------------------------------
+ */
 
 /* Adds the `limit` most frequent characters to the vocabulary, in order of code point, and notes
  * their ids in index[code point]; of equally frequent ones the smaller code point stays. */
-static smhf_status make_alphabet(trainer *t, int64_t *frequency, uint32_t *index,
-                                 smhf_error *err) {
+static smhf_status make_alphabet(trainer *t, int64_t *frequency, uint32_t *index, smhf_error *err) {
     size_t kept = 0, limit = t->options->limit_alphabet;
-    int64_t threshold = 0; /* characters more frequent than it stay */
+    int64_t threshold = 0;  /* characters more frequent than it stay */
     size_t ties = SIZE_MAX; /* and the first so many that are as frequent */
     for (uint32_t c = 0; c < CODE_POINTS; c++) {
         kept += (frequency[c] > 0);
@@ -282,8 +285,8 @@ static smhf_status make_alphabet(trainer *t, int64_t *frequency, uint32_t *index
             }
             ties--;
         }
-        SMHF_TRY(intern(&t->tokens, &t->arena, bytes, smhf_utf8_encode(c, bytes), &index[c],
-                        &added, err));
+        SMHF_TRY(intern(&t->tokens, &t->arena, bytes, smhf_utf8_encode(c, bytes), &index[c], &added,
+                        err));
     }
     return SMHF_OK;
 }
@@ -355,7 +358,8 @@ done:
     return status;
 }
 
-/* --- Pairs --------------------------------------------------------------------------------------- */
+/* --- Pairs ---------------------------------------------------------------------------------------
+ */
 
 static uint64_t pair_key(uint32_t a, uint32_t b) {
     return (uint64_t)a << 32 | b;
@@ -438,7 +442,8 @@ static smhf_status change_pair(trainer *t, uint32_t a, uint32_t b, int64_t chang
     return SMHF_OK;
 }
 
-/* --- Heap: greatest count first, then smallest ids ------------------------------------------------ */
+/* --- Heap: greatest count first, then smallest ids
+ * ------------------------------------------------ */
 
 static int before(const heap_entry *x, const heap_entry *y) {
     return (x->count != y->count) ? x->count > y->count : x->key < y->key;
@@ -492,10 +497,11 @@ static smhf_status queue_changed(trainer *t, smhf_error *err) {
     return SMHF_OK;
 }
 
-/* --- Merging ------------------------------------------------------------------------------------- */
+/* --- Merging -------------------------------------------------------------------------------------
+ */
 
-static smhf_status merge_in_word(trainer *t, uint32_t word, uint32_t a, uint32_t b,
-                                 uint32_t merged, smhf_error *err) {
+static smhf_status merge_in_word(trainer *t, uint32_t word, uint32_t a, uint32_t b, uint32_t merged,
+                                 smhf_error *err) {
     uint32_t *symbols = t->symbols + t->word_start[word];
     uint32_t length = t->word_length[word], write = 0;
     int64_t count = t->words.data[word].count;
@@ -520,8 +526,7 @@ static smhf_status merge_in_word(trainer *t, uint32_t word, uint32_t a, uint32_t
 }
 
 /* The token that a pair makes: "##" of the second half goes. */
-static smhf_status merged_token(trainer *t, uint32_t a, uint32_t b, uint32_t *id,
-                                smhf_error *err) {
+static smhf_status merged_token(trainer *t, uint32_t a, uint32_t b, uint32_t *id, smhf_error *err) {
     const item *x = &t->tokens.data[a], *y = &t->tokens.data[b];
     uint32_t skip = (y->size > 2 && memcmp(y->bytes, "##", 2) == 0) ? 2 : 0;
     size_t size = (size_t)x->size + y->size - skip;
@@ -564,8 +569,8 @@ static smhf_status merge_all(trainer *t, smhf_error *err) {
     for (size_t w = 0; w < t->words.count; w++) {
         const uint32_t *symbols = t->symbols + t->word_start[w];
         for (uint32_t i = 0; i + 1 < t->word_length[w]; i++) {
-            SMHF_TRY(change_pair(t, symbols[i], symbols[i + 1], t->words.data[w].count,
-                                 (uint32_t)w, err));
+            SMHF_TRY(change_pair(t, symbols[i], symbols[i + 1], t->words.data[w].count, (uint32_t)w,
+                                 err));
         }
     }
     SMHF_TRY(queue_changed(t, err));
@@ -592,22 +597,26 @@ static smhf_status merge_all(trainer *t, smhf_error *err) {
     return SMHF_OK;
 }
 
-/* --- The whole ----------------------------------------------------------------------------------- */
+/* --- The whole -----------------------------------------------------------------------------------
+ */
 
 static smhf_status add_specials(trainer *t, smhf_error *err) {
     static const char *const usual[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
     const smhf_wordpiece_options *options = t->options;
-    size_t count = (options->special_tokens != NULL) ? options->special_count
-                                                     : sizeof usual / sizeof *usual;
+    size_t count =
+        (options->special_tokens != NULL) ? options->special_count : sizeof usual / sizeof *usual;
     for (size_t i = 0; i < count; i++) {
-        smhf_bytes_view token = (options->special_tokens != NULL) ? options->special_tokens[i]
-                                                                  : smhf_bytes_from_string(usual[i]);
+        smhf_bytes_view token = (options->special_tokens != NULL)
+                                    ? options->special_tokens[i]
+                                    : smhf_bytes_from_string(usual[i]);
         uint32_t id;
         int added;
         if (token.size == 0 || memchr(token.data, '\n', token.size) != NULL ||
             smhf_utf8_validate(token.data, token.size) != token.size) {
-            return smhf_fail(err, SMHF_E_ARG, "special_tokens[%zu]: expected UTF-8 without line "
-                             "breaks, not empty", i);
+            return smhf_fail(err, SMHF_E_ARG,
+                             "special_tokens[%zu]: expected UTF-8 without line "
+                             "breaks, not empty",
+                             i);
         }
         SMHF_TRY(intern(&t->tokens, &t->arena, token.data, token.size, &id, &added, err));
     }
