@@ -1,0 +1,160 @@
+/* fuzz_tokenizer.c: the files a tokenizer is read from, and any text through one.
+ *
+ * First byte: 0 tokenizer.json, 1 vocab.txt, 2 training texts, else text; then its low bits and the
+ * second byte choose options. What is accepted must keep the promises of tokenizer.h.
+ */
+#include "common/mem.h"
+#include "tokenizer/tokenizer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static const char VOCAB[] =
+    "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nab\n##a\n##b\n##ab\n,\n[\n]\n"
+    "\xe4\xb8\xad\n\xc3\xa9\n##\xc3\xa9\n\xe1\x84\x80\n##\xe1\x85\xa1\n";
+
+static void require(int condition) {
+    if (!condition) {
+        abort();
+    }
+}
+
+static void check_encoding(const smhf_encoding *e, const smhf_tokenizer *tokenizer,
+                           size_t max_length, size_t characters) {
+    require(e->cu_seqlens[0] == 0 && (size_t)e->cu_seqlens[e->rows] == e->tokens);
+    for (size_t row = 0; row < e->rows; row++) {
+        require(e->cu_seqlens[row] <= e->cu_seqlens[row + 1]);
+        size_t length = (size_t)(e->cu_seqlens[row + 1] - e->cu_seqlens[row]);
+        /* Room for no token at all leaves an empty row and one row with everything. */
+        require(max_length <= 3 || length <= max_length);
+        require(length <= e->longest);
+    }
+    for (size_t i = 0; i < e->tokens; i++) {
+        smhf_bytes_view token;
+        require(smhf_tokenizer_id_to_token(tokenizer, e->ids[i], &token));
+        require(e->offsets[2 * i] >= 0 && (size_t)e->offsets[2 * i + 1] <= characters);
+        require(e->special_mask[i] == (e->sequence_ids[i] < 0));
+        require((e->word_ids[i] < 0) == (e->special_mask[i] == 1));
+    }
+}
+
+static void encode_text(const smhf_tokenizer *tokenizer, const uint8_t *data, size_t size,
+                        unsigned choice) {
+    smhf_encode_options options = SMHF_ENCODE_DEFAULTS;
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_encoding *one = NULL, *two = NULL;
+    smhf_buffer out;
+    uint32_t *wide = malloc(size * sizeof *wide + 4);
+    size_t count = 0;
+    int valid = 1;
+    require(wide != NULL);
+    for (size_t at = 0; at < size && valid;) {
+        int32_t code_point = smhf_utf8_decode(data, size, &at);
+        valid = code_point >= 0;
+        wide[count++] = (uint32_t)code_point;
+    }
+    options.want = SMHF_WANT_ALL;
+    options.truncation = (smhf_truncation)(choice & 3);
+    options.truncation_left = (choice >> 2) & 1;
+    options.overflow = (choice >> 3) & 1;
+    options.add_special_tokens = (choice >> 4) & 1;
+    options.max_length = 3 + ((choice >> 5) & 7);
+    options.stride = (choice >> 8) & 1;
+    options.split_special_tokens = (choice >> 9) & 1;
+    smhf_text_view texts[2] = {{data, size, 0}, {wide, count, 4}};
+    smhf_text_view *pairs = ((choice >> 10) & 1) ? texts : NULL;
+    smhf_status first =
+        smhf_tokenizer_encode_batch(tokenizer, texts, pairs, 1, &options, &one, &err);
+    if (first != SMHF_OK) {
+        require(err.message[0] != '\0' && one == NULL);
+    }
+    require(valid || first != SMHF_OK);
+    if (valid) {
+        if (pairs != NULL) {
+            pairs = texts + 1;
+        }
+        smhf_status second =
+            smhf_tokenizer_encode_batch(tokenizer, texts + 1, pairs, 1, &options, &two, &err);
+        require(first == second);
+    }
+    if (one != NULL) {
+        size_t limit = (options.truncation == SMHF_TRUNCATE_NONE) ? SIZE_MAX : options.max_length;
+        check_encoding(one, tokenizer, limit, count);
+        require(one->tokens == two->tokens && one->rows == two->rows);
+        require(memcmp(one->ids, two->ids, one->tokens * sizeof *one->ids) == 0);
+        require(memcmp(one->offsets, two->offsets, 2 * one->tokens * sizeof *one->ids) == 0);
+        smhf_buffer_init(&out, 0);
+        require(smhf_tokenizer_decode(tokenizer, one->ids, one->tokens, 1, 1, &out, NULL) ==
+                SMHF_OK);
+        require(smhf_utf8_validate(out.data, out.size) == out.size);
+        smhf_buffer_deinit(&out);
+    }
+    smhf_encoding_free(one);
+    smhf_encoding_free(two);
+    free(wide);
+}
+
+static void open_and_use(smhf_status status, smhf_tokenizer *tokenizer, const smhf_error *err,
+                         const uint8_t *data, size_t size) {
+    if (status != SMHF_OK) {
+        require(tokenizer == NULL && err->message[0] != '\0');
+        require(err->offset < 0 || (size_t)err->offset <= size);
+        return;
+    }
+    smhf_encode_options options = SMHF_ENCODE_DEFAULTS;
+    smhf_encoding *encoding = NULL;
+    smhf_text_view texts[] = {{"a b\xc3\xa9 [CLS]", 10, 0}, {data, size < 200 ? size : 200, 1}};
+    options.want = SMHF_WANT_ALL;
+    (void)!smhf_tokenizer_encode_batch(tokenizer, texts, texts, 2, &options, &encoding, NULL);
+    smhf_encoding_free(encoding);
+    smhf_tokenizer_free(tokenizer);
+}
+
+static void train(const uint8_t *data, size_t size) {
+    smhf_text_view texts[] = {{data, size, 0}};
+    smhf_wordpiece_options options = SMHF_WORDPIECE_DEFAULTS;
+    smhf_buffer out;
+    options.vocab_size = 200;
+    options.limit_alphabet = (size > 0) ? data[0] : 5;
+    smhf_buffer_init(&out, 0);
+    if (smhf_wordpiece_train(texts, 1, &options, &out, NULL) == SMHF_OK) {
+        smhf_tokenizer *tokenizer = NULL;
+        require(smhf_tokenizer_from_vocab(smhf_buffer_view(&out), NULL, &tokenizer, NULL) ==
+                SMHF_OK);
+        smhf_tokenizer_free(tokenizer);
+    }
+    smhf_buffer_deinit(&out);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    smhf_tokenizer *tokenizer = NULL;
+    smhf_error err = SMHF_ERROR_INIT;
+    int64_t live = smhf_mem_live();
+    if (size < 2) {
+        return 0;
+    }
+    smhf_bytes_view body = {data + 1, size - 1};
+    if (data[0] == 0) {
+        smhf_status status = smhf_tokenizer_from_json(body, NULL, &tokenizer, &err);
+        open_and_use(status, tokenizer, &err, body.data, body.size);
+    } else if (data[0] == 1) {
+        smhf_status status = smhf_tokenizer_from_vocab(body, NULL, &tokenizer, &err);
+        open_and_use(status, tokenizer, &err, body.data, body.size);
+    } else if (data[0] == 2) {
+        train(body.data, body.size);
+    } else {
+        smhf_tokenizer_options options = SMHF_TOKENIZER_DEFAULTS;
+        options.do_lower_case = data[0] & 1;
+        options.strip_accents = (data[0] >> 1) & 1;
+        options.tokenize_chinese_chars = (data[0] >> 2) & 1;
+        options.clean_text = (data[0] >> 3) & 1;
+        require(smhf_tokenizer_from_vocab(smhf_bytes_from_string(VOCAB), &options, &tokenizer,
+                                          &err) == SMHF_OK);
+        encode_text(tokenizer, data + 2, size - 2, (unsigned)data[1] | (data[0] >> 4) << 8);
+        smhf_tokenizer_free(tokenizer);
+    }
+    require(smhf_mem_live() == live);
+    return 0;
+}
