@@ -115,12 +115,10 @@ def _predict(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     from smhf_native.jobs.records import JobRecord
-    from smhf_native.profiler.report import write_report
-    from smhf_native.profiler.rules import evaluate_report_rules
-    from smhf_native.profiler.rules.base import JobData
+    from smhf_native.profiler.report import job_report
 
-    job = JobData.from_record(JobRecord.load(args.job))
-    print(write_report(Path(args.output), job, evaluate_report_rules(job)))
+    Path(args.output).write_text(job_report(JobRecord.load(args.job)), encoding="utf-8")
+    print(args.output)
     return 0
 
 
