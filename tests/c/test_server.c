@@ -16,7 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* --- a client of a few lines ---------------------------------------------------------------------- */
+/* --- a client of a few lines
+ * ---------------------------------------------------------------------- */
 
 static int dial(int port) {
     int fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -74,8 +75,9 @@ static answer read_answer(int fd) {
 static void post(int fd, const char *path, const char *type, const char *extra, const char *body) {
     size_t room = strlen(body) + 512;
     char *text = malloc(room);
-    snprintf(text, room, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\n%sContent-Length: %zu\r\n\r\n%s",
-            path, type, extra, strlen(body), body);
+    snprintf(text, room,
+             "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\n%sContent-Length: %zu\r\n\r\n%s",
+             path, type, extra, strlen(body), body);
     send_text(fd, text);
     free(text);
 }
@@ -96,12 +98,13 @@ static answer ping(int port) {
     return out;
 }
 
-/* --- a callback whose scores follow from the text -------------------------------------------------- */
+/* --- a callback whose scores follow from the text
+ * -------------------------------------------------- */
 
 typedef struct fake {
     int sleep_ms;
-    int gate;       /* 1: hold every call until opened */
-    int entered;    /* calls begun */
+    int gate;    /* 1: hold every call until opened */
+    int entered; /* calls begun */
     size_t largest;
     int released;
     pthread_mutex_t lock;
@@ -184,8 +187,11 @@ static smhf_server *start(const smhf_server_options *options, fake *model, const
     smhf_server *server = NULL;
     CHECK_OK(smhf_server_start(options, &server, &err), &err);
     if (server != NULL && model != NULL) {
-        smhf_server_endpoint endpoint = {.name = name, .labels = LABELS, .label_count = 3,
-                                         .batch = fake_batch, .context = model,
+        smhf_server_endpoint endpoint = {.name = name,
+                                         .labels = LABELS,
+                                         .label_count = 3,
+                                         .batch = fake_batch,
+                                         .context = model,
                                          .release = fake_release};
         CHECK_OK(smhf_server_add(server, &endpoint, &err), &err);
         smhf_server_set_ready(server);
@@ -195,7 +201,8 @@ static smhf_server *start(const smhf_server_options *options, fake *model, const
 
 static const smhf_server_options DEFAULTS = SMHF_SERVER_OPTIONS_DEFAULTS;
 
-/* --- shapes --------------------------------------------------------------------------------------- */
+/* --- shapes
+ * --------------------------------------------------------------------------------------- */
 
 #define ENTRY_01 "{\"label\":\"ONE\",\"score\":0.25}"
 
@@ -318,8 +325,8 @@ static void test_wire_csv(void) {
         smhf_wire_call call;
         smhf_error err = SMHF_ERROR_INIT;
         smhf_wire_call_init(&call);
-        smhf_status status = smhf_wire_decode(&call, SMHF_WIRE_CSV,
-                                              smhf_bytes_from_string(cases[i].body), 10, &err);
+        smhf_status status =
+            smhf_wire_decode(&call, SMHF_WIRE_CSV, smhf_bytes_from_string(cases[i].body), 10, &err);
         CHECK_INT(status == SMHF_OK ? (int)call.count : -1, cases[i].rows);
         if (status == SMHF_OK) {
             CHECK(smhf_bytes_equal_string(call.rows[call.count - 1].text, cases[i].last));
@@ -341,7 +348,8 @@ static void test_row_limit(void) {
     smhf_wire_call_deinit(&call);
 }
 
-/* --- faces, endpoints ----------------------------------------------------------------------------- */
+/* --- faces, endpoints
+ * ----------------------------------------------------------------------------- */
 
 static void test_faces(void) {
     fake first, second;
@@ -352,8 +360,11 @@ static void test_faces(void) {
     CHECK_OK(smhf_server_start(&DEFAULTS, &server, &err), &err);
     int port = smhf_server_port(server);
     CHECK_INT(ping(port).status, 503); /* not ready yet */
-    smhf_server_endpoint endpoint = {.name = "one", .labels = LABELS, .label_count = 3,
-                                     .batch = fake_batch, .context = &first,
+    smhf_server_endpoint endpoint = {.name = "one",
+                                     .labels = LABELS,
+                                     .label_count = 3,
+                                     .batch = fake_batch,
+                                     .context = &first,
                                      .release = fake_release};
     CHECK_OK(smhf_server_add(server, &endpoint, &err), &err);
     CHECK_INT(smhf_server_add(server, &endpoint, &err), SMHF_E_ARG); /* taken */
@@ -404,7 +415,8 @@ static void test_port_in_use(void) {
     smhf_server_free(NULL);
 }
 
-/* --- batching, queue, deadlines ------------------------------------------------------------------- */
+/* --- batching, queue, deadlines
+ * ------------------------------------------------------------------- */
 
 static void wait_queued(smhf_server *server, uint64_t queued) {
     smhf_server_stats stats;
@@ -581,7 +593,8 @@ static void test_clients_leaving(void) {
     smhf_server_free(server);
 }
 
-/* --- limits, protocol ------------------------------------------------------------------------------ */
+/* --- limits, protocol
+ * ------------------------------------------------------------------------------ */
 
 static void test_limits(void) {
     fake model;
@@ -720,9 +733,13 @@ static void test_threads(void) {
         hammers[i] = (hammer){smhf_server_port(server), 0};
         pthread_create(&threads[i], NULL, hammer_body, &hammers[i]);
     }
-    smhf_server_endpoint endpoint = {.name = "come-and-go", .labels = LABELS, .label_count = 3,
-                                     .batch = fake_batch, .context = &other,
-                                     .release = fake_release, .workers = 3};
+    smhf_server_endpoint endpoint = {.name = "come-and-go",
+                                     .labels = LABELS,
+                                     .label_count = 3,
+                                     .batch = fake_batch,
+                                     .context = &other,
+                                     .release = fake_release,
+                                     .workers = 3};
     for (int i = 0; i < 30; i++) {
         smhf_server_stats stats;
         CHECK_OK(smhf_server_add(server, &endpoint, &err), &err);
@@ -768,7 +785,8 @@ static void test_keep_alive(void) {
     smhf_server_free(server);
 }
 
-/* --- drain ---------------------------------------------------------------------------------------- */
+/* --- drain
+ * ---------------------------------------------------------------------------------------- */
 
 typedef struct drainer {
     smhf_server *server;
@@ -856,10 +874,11 @@ static void test_stop_under_load(void) {
     CHECK_INT(smhf_mem_live(), live);
 }
 
-/* --- whole requests ------------------------------------------------------------------------------- */
+/* --- whole requests
+ * ------------------------------------------------------------------------------- */
 
-static smhf_status echo_whole(void *context, const smhf_server_call *call,
-                              smhf_server_reply *reply, smhf_error *err) {
+static smhf_status echo_whole(void *context, const smhf_server_call *call, smhf_server_reply *reply,
+                              smhf_error *err) {
     (void)context;
     if (smhf_bytes_equal_string(call->body, "fail")) {
         return smhf_fail(err, SMHF_E_ARG, "handler failed");
@@ -900,8 +919,11 @@ static void test_out_of_memory(void) {
         fake_init(&model);
         smhf_error err = SMHF_ERROR_INIT;
         smhf_server *server = NULL;
-        smhf_server_endpoint endpoint = {.name = "oom", .labels = LABELS, .label_count = 3,
-                                         .batch = fake_batch, .context = &model};
+        smhf_server_endpoint endpoint = {.name = "oom",
+                                         .labels = LABELS,
+                                         .label_count = 3,
+                                         .batch = fake_batch,
+                                         .context = &model};
         smhf_mem_fail_at(n);
         smhf_status status = smhf_server_start(&DEFAULTS, &server, &err);
         if (status == SMHF_OK) {

@@ -57,8 +57,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     smhf_wire_call call;
     smhf_error err = SMHF_ERROR_INIT;
     smhf_wire_call_init(&call);
-    if (smhf_wire_decode(&call, data[0] == 'c' ? SMHF_WIRE_CSV : SMHF_WIRE_JSON, body, 1000, &err) ==
-        SMHF_OK) {
+    if (smhf_wire_decode(&call, data[0] == 'c' ? SMHF_WIRE_CSV : SMHF_WIRE_JSON, body, 1000,
+                         &err) == SMHF_OK) {
         for (size_t i = 0; i < call.count; i++) {
             const smhf_server_row *row = &call.rows[i];
             check(row->text.data != NULL);
