@@ -20,7 +20,8 @@ struct server_join {
     smhf_model *model;
     smhf_server_function function;
     size_t labels;
-    size_t max_length; /* tokens that the model takes, specials included */
+    size_t max_length;   /* tokens that the model takes, specials included */
+    int truncation_left; /* the tokenizer's own side: 1 keeps the end of a text */
 };
 
 server_join *smhf_server_join_new(PyObject *tokenizer_capsule, PyObject *model_capsule,
@@ -57,6 +58,7 @@ server_join *smhf_server_join_new(PyObject *tokenizer_capsule, PyObject *model_c
     join->function = function;
     join->labels = (size_t)network.num_labels;
     join->max_length = (size_t)network.positions;
+    join->truncation_left = words.truncation_left;
     if (words.model_max_length > 0 && (uint64_t)words.model_max_length < join->max_length) {
         join->max_length = (size_t)words.model_max_length;
     }
@@ -194,6 +196,7 @@ static int same_encoding(const smhf_server_row *a, const smhf_server_row *b) {
 
 static smhf_encode_options encode_options(const server_join *join, const smhf_server_row *row) {
     smhf_encode_options options = SMHF_ENCODE_DEFAULTS;
+    options.truncation_left = join->truncation_left;
     options.max_length = join->max_length;
     if (row->max_length > 0 && (size_t)row->max_length < join->max_length) {
         options.max_length = (size_t)row->max_length;

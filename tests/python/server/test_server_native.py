@@ -104,6 +104,18 @@ def test_long_texts_are_cut_and_counted(tiny_server, expected):
     assert rows[0]["score"] == pytest.approx(expected(TEXTS[0], max_length=6).max(), abs=1e-6)
 
 
+def test_the_tokenizers_side_of_truncation(tiny, tmp_path):
+    for file in tiny.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "truncation_side": "left"}))
+    text = "bad " * 10 + "nice " * 4
+    with serve(tmp_path) as server:
+        cut = post(server.url, {"inputs": text, "parameters": {"max_length": 6}})[2]
+        end = post(server.url, {"inputs": "nice " * 4})[2]
+    assert cut[0]["score"] == pytest.approx(end[0]["score"], abs=1e-6)
+
+
 def test_truncation_off_names_the_row(tiny_server):
     body = {"inputs": ["nice", LONG, "bad"], "parameters": {"truncation": False}}
     status, _, error = post(tiny_server.url, body)
