@@ -57,19 +57,23 @@ static int starts_with_digits(const char *name, size_t digits) {
     return i == digits;
 }
 
+static int is_json(const char *name) {
+    return ends_with(name, ".json") || ends_with(name, ".json.gz");
+}
+
 /* <10 digits>.<node>.json in system/, in any of the folders below it */
 static int is_system_file(const char *name) {
-    return starts_with_digits(name, 10) && name[10] == '.' && ends_with(name, ".json");
+    return starts_with_digits(name, 10) && name[10] == '.' && is_json(name);
 }
 
 /* <16 digits>_..._<kind>.json, or a TensorFlow / PyTorch trace of detailed profiling */
 static int is_framework_file(const char *name) {
-    return (starts_with_digits(name, 16) && name[16] == '_' && ends_with(name, ".json")) ||
+    return (starts_with_digits(name, 16) && name[16] == '_' && is_json(name)) ||
            ends_with(name, ".trace.json.gz") || ends_with(name, ".trace.json");
 }
 
 static int is_any_trace(const char *name) {
-    return ends_with(name, ".json") || ends_with(name, ".json.gz") || ends_with(name, ".ndjson");
+    return is_json(name) || ends_with(name, ".ndjson");
 }
 
 typedef int (*name_test)(const char *name);

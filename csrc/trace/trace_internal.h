@@ -115,6 +115,13 @@ typedef struct scan_record {
     const char *why;
 } scan_record;
 
+static inline const uint8_t *smhf_trace_skip_space(const uint8_t *p, const uint8_t *end) {
+    while (p < end && (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t')) {
+        p++;
+    }
+    return p;
+}
+
 /* `from` is at '{'. `stop_at_events`: return SCAN_EVENTS at a traceEvents array. */
 scan_result smhf_trace_scan_object(const uint8_t *from, const uint8_t *end, int stop_at_events,
                                    scan_record *record);
@@ -128,7 +135,6 @@ scan_result smhf_trace_scan_key(const uint8_t *from, const uint8_t *end, scan_fi
 smhf_status smhf_trace_unescape(scan_slice text, smhf_buffer *out, smhf_error *err) SMHF_MUST_USE;
 /* A number text as the nearest double; -1 when it is none. */
 int smhf_trace_parse_double(smhf_bytes_view text, double *out);
-const uint8_t *smhf_trace_skip_space(const uint8_t *from, const uint8_t *end);
 
 /* --- Folders ---------------------------------------------------------------------------------- */
 

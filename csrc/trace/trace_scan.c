@@ -11,13 +11,6 @@
 
 #define MAX_DEPTH 128
 
-const uint8_t *smhf_trace_skip_space(const uint8_t *p, const uint8_t *end) {
-    while (p < end && (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t')) {
-        p++;
-    }
-    return p;
-}
-
 static scan_result bad(scan_record *record, const uint8_t *at, const char *why) {
     record->at = at;
     record->why = why;
@@ -41,7 +34,11 @@ static const uint8_t *find_special(const uint8_t *p, const uint8_t *end) {
         uint64_t hit = ((quote - ones) & ~quote) | ((slash - ones) & ~slash) |
                        ((word - ones * 0x20) & ~word) | word;
         if ((hit & high) != 0) {
-            break; /* the byte loop below finds it, whatever the byte order */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+            return p + (__builtin_ctzll(hit & high) >> 3); /* borrows reach only bytes after it */
+#else
+            break;
+#endif
         }
         p += 8;
     }

@@ -1,6 +1,7 @@
 """Types of the compiled module of the trace room."""
 
 import os
+import sys
 from typing import Any, final
 
 HAS_TS: int
@@ -22,7 +23,8 @@ FRAMEWORK: int
 
 @final
 class Column:
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
     def __len__(self) -> int: ...
 
 @final

@@ -227,8 +227,8 @@ class _Items(Sequence[_T]):
         return (self._make(i) for i in range(self._count))
 
 
-def _array(column: _trace.Column) -> NDArray[Any]:
-    """Wrap without a copy; the array keeps the trace alive."""
+def _array(column: Any) -> NDArray[Any]:
+    """Wrap a Column (a buffer) without a copy; the array keeps the trace alive."""
     return np.asarray(column)
 
 

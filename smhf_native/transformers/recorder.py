@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -56,7 +57,8 @@ class Recorder:
     def span(self, name: str, start_ns: int, args: dict[str, Any] | None = None) -> None:
         """Mark something that began at ``start_ns`` (``time.time_ns()``) and ends now."""
         if self._events is not None:
-            self._events.span(name, start_ns, time.time_ns(), args or {})
+            with contextlib.suppress(OSError, ValueError):  # a full disk or a clock step loses it, not the run
+                self._events.span(name, start_ns, time.time_ns(), args or {})
 
     def close(self) -> None:
         """Flush and close both files."""
@@ -64,7 +66,8 @@ class Recorder:
             self._file.close()
             self._file = None
         if self._events is not None:
-            self._events.close()
+            with contextlib.suppress(OSError):
+                self._events.close()
             self._events = None
 
 

@@ -155,8 +155,11 @@ static void test_sampler_runs_and_stops(void) {
     options.interval_ms = 100;
     options.nvml_path = "";
     CHECK_OK(smhf_sampler_start(&options, &sampler, &err), &err);
-    struct timespec wait = {0, 350000000};
-    nanosleep(&wait, NULL);
+    struct timespec wait = {0, 50000000};
+    do { /* three ticks, however long a loaded machine takes */
+        nanosleep(&wait, NULL);
+        smhf_sampler_stats_get(sampler, &stats);
+    } while (stats.ticks < 3);
     pid_t child = fork();
     if (child == 0) { /* the child has no thread; it may look, stop and free without harm */
         smhf_sampler_stats_get(sampler, &stats);

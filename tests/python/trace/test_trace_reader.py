@@ -56,6 +56,8 @@ def reference(name: str, data: bytes) -> tuple[list[dict[str, Any]], int]:
 
 
 def ns(value: Any, scale: int) -> int:
+    if isinstance(value, int):
+        return value * scale
     return int((Decimal(value) * scale).to_integral_value(ROUND_HALF_EVEN))
 
 
