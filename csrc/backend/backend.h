@@ -375,7 +375,8 @@ struct smhf_backend {
      * LayerNorm(s) = (s - mean) * rstd * gamma + beta, rstd = 1 / sqrt(variance + eps), variance
      * over H with divisor H. out [T, H]. stats [T, 2] F32: mean, rstd; absent: not kept.
      * ids, positions and type ids must be inside their tables (the model has checked): outside,
-     * the row becomes NaN. tol 8u * max(1, |out|) + 4u * rstd * max|s|. */
+     * the row becomes NaN. tol 8u * max(1, |out|) + 4u * rstd * max|s| * |gamma|, times the factor
+     * that dropout multiplies by. */
     void (*embedding_fwd)(smhf_device *dev, smhf_tensor out, smhf_tensor stats,
                           const smhf_embedding *tables, float eps, const smhf_pack *pack,
                           smhf_dropout dropout);
@@ -439,7 +440,7 @@ struct smhf_backend {
 
     /* dpre = (dy W) * act'(saved). `saved` [n, K] is pre for GELU, y for RELU and TANH; dpre may
      * be saved. FFN: the gradient passes through the second matrix and the activation. tol
-     * linear_bwd_input's times 1.2. */
+     * linear_bwd_input's times 1.2 * max(1, |act'|). */
     void (*linear_act_bwd_input)(smhf_device *dev, smhf_tensor dpre, smhf_tensor dy,
                                  const smhf_weight *w, smhf_tensor saved, smhf_act act,
                                  const smhf_pack *pack, smhf_axis axis);
@@ -449,13 +450,13 @@ struct smhf_backend {
     void (*linear_bwd_weight)(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias, smhf_tensor dy,
                               smhf_tensor x, const smhf_pack *pack, smhf_axis axis);
 
-    /* dpre = dy * act'(saved), saved as above; dpre may be dy. */
+    /* dpre = dy * act'(saved), saved as above; dpre may be dy. tol 12u * |dy|. */
     void (*act_bwd)(smhf_device *dev, smhf_tensor dpre, smhf_tensor dy, smhf_tensor saved,
                     smhf_act act, const smhf_pack *pack, smhf_axis axis);
 
     /* Gradients of attention_fwd with the same q, k, v, dropout; out and lse are what it gave.
      * dq, dk, dv are overwritten (query_axis ROWS: dq [B, H]) and may be column views of one
-     * tensor. tol 32u * (products of the magnitudes involved). */
+     * tensor. tol 32u * (1 + max|S|) * the same sums over magnitudes. */
     void (*attention_bwd)(smhf_device *dev, smhf_tensor dq, smhf_tensor dk, smhf_tensor dv,
                           smhf_tensor dout, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
                           smhf_tensor k, smhf_tensor v, const smhf_pack *pack, smhf_axis query_axis,
@@ -464,7 +465,8 @@ struct smhf_backend {
     /* xhat = (sum - mean) rstd, g = dout gamma:
      * dsum = rstd (g - mean_H(g) - xhat mean_H(g xhat)): the residual's gradient;
      * dx = dropout'(dsum): the branch's. dx absent or dx = dsum only when dropout.p is 0 (then dsum
-     * serves both). dgamma += sum dout xhat; dbeta += sum dout. dsum may be dout. */
+     * serves both). dgamma += sum dout xhat; dbeta += sum dout. dsum may be dout.
+     * tol 16u * (1 + rstd max|sum|) * the same sums over magnitudes. */
     void (*residual_layernorm_bwd)(smhf_device *dev, smhf_tensor dsum, smhf_tensor dx,
                                    smhf_tensor dgamma, smhf_tensor dbeta, smhf_tensor dout,
                                    smhf_tensor sum, smhf_tensor stats, smhf_tensor gamma,
@@ -555,13 +557,14 @@ void smhf_pack_free(smhf_pack *pack); /* NULL is fine */
  * called again with the same name (no effect). At most SMHF_BACKEND_MAX names. */
 #define SMHF_BACKEND_MAX 8
 /* Higher `priority` wins under "auto". The table must live for ever. */
-smhf_status smhf_backend_register(const smhf_backend *backend, int priority, smhf_error *err);
+smhf_status smhf_backend_register(const smhf_backend *backend, int priority,
+                                  smhf_error *err) SMHF_MUST_USE;
 /* A backend in a shared object, opened when first asked for and never closed. `driver` (may be
  * NULL) is a library without which there is no point in trying. `file` without a slash is looked
  * for in SMHF_BACKEND_PATH (a folder or a file), then in the folder of this library. Strings are
  * copied. The object exports `smhf_backend_entry`. */
 smhf_status smhf_backend_register_plugin(const char *name, const char *file, const char *driver,
-                                         int priority, smhf_error *err);
+                                         int priority, smhf_error *err) SMHF_MUST_USE;
 
 /* By name, loaded if need be; borrowed, valid for ever. SMHF_E_UNAVAILABLE says why not,
  * SMHF_E_ABI when the plugin was built for another version of this file. */

@@ -129,7 +129,14 @@ smhf_status smhf_plugin_load(const smhf_plugin *plugin, const char *name, const 
     if (plugin->driver[0] != '\0') {
         smhf_error why = SMHF_ERROR_INIT;
         if (smhf_library_open(plugin->driver, &library, &why) != SMHF_OK) {
-            return smhf_fail(err, SMHF_E_UNAVAILABLE, "no %s driver: %s", name, why.message);
+            /* the loader begins with the library's name by itself: say it once */
+            size_t length = strlen(plugin->driver);
+            const char *reason = why.message;
+            if (strncmp(reason, plugin->driver, length) == 0 && reason[length] == ':') {
+                reason += length + 1;
+                reason += strspn(reason, " ");
+            }
+            return smhf_fail(err, SMHF_E_UNAVAILABLE, "no %s driver: %s", name, reason);
         }
     }
     char path[SMHF_PLUGIN_FILE_SIZE * 4];

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define CPU_ALIGN 256
+#define NORM_PARTIALS ((size_t)256 << 10) /* grad_norm's partial sums for 10^9 parameters */
 
 /* ---- life ----------------------------------------------------------------------------------- */
 
@@ -83,6 +84,7 @@ static smhf_status cpu_reserve(smhf_device *dev, const smhf_limits *limits, smhf
     size_t attention = cpu_attention_scratch(matmul, limits->length);
     size_t linear = cpu_linear_scratch(matmul);
     size_t partials = limits->training ? cpu_layernorm_partials(limits->tokens, limits->hidden) : 0;
+    partials = partials > 0 && partials < NORM_PARTIALS ? NORM_PARTIALS : partials;
     smhf_error before = dev->failure;
     dev->failure = (smhf_error)SMHF_ERROR_INIT;
     int fine = cpu_slots_reserve(cpu, attention > linear ? attention : linear) &&

@@ -1,6 +1,7 @@
 /* cpu_features.c: which tier of kernels this processor and operating system can run. */
 #include "backend_cpu/cpu_device.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,7 +50,7 @@ void cpu_features_name(char *out, size_t size) {
     unsigned words[12];
     char text[49];
     if (__get_cpuid_max(0x80000000u, NULL) < 0x80000004u) {
-        strncpy(out, "CPU", size);
+        snprintf(out, size, "CPU");
         return;
     }
     for (unsigned i = 0; i < 3; i++) {
@@ -75,7 +76,7 @@ const cpu_kernels *cpu_features_kernels(void) {
 }
 
 void cpu_features_name(char *out, size_t size) {
-    strncpy(out, "CPU", size);
+    snprintf(out, size, "CPU");
 }
 
 #endif
