@@ -61,7 +61,7 @@ static const cpu_draw *draw_of(cpu_draw *draw, const attention_task *task, const
 
 static void head_fwd(const attention_task *task, const head_range *r, void *blas, float *scores) {
     const cpu_kernels *kernels = task->cpu->kernels;
-    const cpu_matmul *matmul = &task->cpu->matmul;
+    const cpu_matmul *matmul = &task->cpu->tiles;
     int64_t ld = task->score_ld;
     const float *k = cpu_row(task->k, r->first_key) + r->column;
     const float *v = cpu_row(task->v, r->first_key) + r->column;
@@ -91,7 +91,7 @@ static void head_fwd(const attention_task *task, const head_range *r, void *blas
 
 /* Scratch of a slot: what the product needs, then two tiles of scores. */
 static float *tiles_of(const attention_task *task, char *slot) {
-    return (float *)(slot + task->cpu->matmul.scratch_bytes);
+    return (float *)(slot + task->cpu->tiles.scratch_bytes);
 }
 
 static void attention_body(void *context, size_t begin, size_t end) {
@@ -108,7 +108,7 @@ static void attention_body(void *context, size_t begin, size_t end) {
 static void head_bwd(const attention_task *task, const head_range *r, void *blas, float *p,
                      float *dp) {
     const cpu_kernels *kernels = task->cpu->kernels;
-    const cpu_matmul *matmul = &task->cpu->matmul;
+    const cpu_matmul *matmul = &task->cpu->tiles;
     int64_t ld = task->score_ld;
     int32_t size = task->size;
     const float *k = cpu_row(task->k, r->first_key) + r->column;
@@ -166,11 +166,11 @@ size_t cpu_attention_scratch(const cpu_matmul *matmul, int32_t length) {
 /* Short sequences: several (sequence, head) pairs make a chunk. By shapes only. */
 static void run_heads(attention_task *task, smhf_parallel_body body) {
     const smhf_pack *pack = task->pack;
-    const cpu_matmul *matmul = cpu_matmul_of(task->cpu);
+    cpu_matmul_of(task->cpu);
     task->size = task->k.cols / task->heads;
     task->score_ld = score_ld_of(pack->max_length);
     if (pack->rows <= 0 ||
-        !cpu_slots_reserve(task->cpu, cpu_attention_scratch(matmul, pack->max_length))) {
+        !cpu_slots_reserve(task->cpu, cpu_attention_scratch(&task->cpu->tiles, pack->max_length))) {
         return;
     }
     int64_t mean = pack->tokens / pack->rows + 1;

@@ -80,9 +80,9 @@ static void cpu_describe(smhf_device *dev, smhf_device_info *info) {
 
 static smhf_status cpu_reserve(smhf_device *dev, const smhf_limits *limits, smhf_error *err) {
     cpu_device *cpu = (cpu_device *)dev;
-    const cpu_matmul *matmul = cpu_matmul_of(cpu);
-    size_t attention = cpu_attention_scratch(matmul, limits->length);
-    size_t linear = cpu_linear_scratch(matmul);
+    cpu_matmul_of(cpu);
+    size_t attention = cpu_attention_scratch(&cpu->tiles, limits->length);
+    size_t linear = cpu_linear_scratch(&cpu->tiles);
     size_t partials = limits->training ? cpu_layernorm_partials(limits->tokens, limits->hidden) : 0;
     partials = partials > 0 && partials < NORM_PARTIALS ? NORM_PARTIALS : partials;
     smhf_error before = dev->failure;
@@ -219,6 +219,10 @@ void *cpu_partials_reserve(cpu_device *cpu, size_t bytes) {
 const cpu_matmul *cpu_matmul_of(cpu_device *cpu) {
     if (!cpu->matmul.ready) {
         cpu_matmul_open(&cpu->matmul, cpu->kernels);
+        cpu->tiles = cpu->matmul;
+        if (!cpu->matmul.side_by_side) {
+            cpu_matmul_plain(&cpu->tiles, cpu->kernels);
+        }
     }
     return &cpu->matmul;
 }

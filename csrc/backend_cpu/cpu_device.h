@@ -10,7 +10,8 @@
 typedef struct cpu_device {
     smhf_device base; /* first: a smhf_device * is a cpu_device * */
     const cpu_kernels *kernels;
-    cpu_matmul matmul;
+    cpu_matmul matmul; /* for a whole product, from one thread */
+    cpu_matmul tiles;  /* for products in several threads at once: the same, or plain C */
 
     /* scratch for bodies of a parallel loop: each takes a slot for as long as it runs */
     char *slots;

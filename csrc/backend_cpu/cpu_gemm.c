@@ -77,12 +77,12 @@ static void linear_body(void *context, size_t begin, size_t end) {
         float *c = cpu_row(task->c, row) + col;
         int64_t ldc = task->c.ld;
         if (task->through_scratch) {
-            c = (float *)(scratch + cpu->matmul.scratch_bytes);
+            c = (float *)(scratch + cpu->tiles.scratch_bytes);
             ldc = task->tile_cols;
         }
         const float *a = task->a + (task->ta ? (int64_t)row : (int64_t)row * task->lda);
         const float *b = task->b + (task->tb ? (int64_t)col * task->ldb : (int64_t)col);
-        cpu_matmul_run(&cpu->matmul, scratch, task->ta, task->tb, rows, cols, task->k, a, task->lda,
+        cpu_matmul_run(&cpu->tiles, scratch, task->ta, task->tb, rows, cols, task->k, a, task->lda,
                        b, task->ldb, task->beta, c, ldc);
         if (task->epilogue != EPILOGUE_NONE) {
             finish_tile(task, c, ldc, row, rows, col, cols);
@@ -112,7 +112,8 @@ static void run_linear(linear_task *task) {
         return;
     }
     const cpu_matmul *matmul = cpu_matmul_of(task->cpu);
-    size_t scratch = task->through_scratch ? cpu_linear_scratch(matmul) : matmul->scratch_bytes;
+    size_t plain = task->cpu->tiles.scratch_bytes;
+    size_t scratch = task->through_scratch ? cpu_linear_scratch(&task->cpu->tiles) : plain;
     if (!cpu_slots_reserve(task->cpu, scratch)) {
         return;
     }

@@ -23,23 +23,27 @@ static smhf_status open_provider(smhf_blas_provider *out, smhf_error *err) {
     return SMHF_OK;
 }
 
+void cpu_matmul_plain(cpu_matmul *out, const cpu_kernels *kernels) {
+    memset(out, 0, sizeof *out);
+    out->kernels = kernels;
+    out->ready = 1;
+    out->side_by_side = 1;
+    out->scratch_bytes = cpu_gemm_plain_scratch();
+    snprintf(out->name, sizeof out->name, "plain C matmul");
+}
+
 void cpu_matmul_open(cpu_matmul *out, const cpu_kernels *kernels) {
     const char *wanted = getenv("SMHF_BLAS");
     smhf_blas_provider provider;
     smhf_error err = SMHF_ERROR_INIT;
-    memset(out, 0, sizeof *out);
-    out->kernels = kernels;
-    out->ready = 1;
+    cpu_matmul_plain(out, kernels);
     if ((wanted == NULL || strcmp(wanted, "plain") != 0) &&
         open_provider(&provider, &err) == SMHF_OK) {
         out->blas = provider.sgemm;
         out->side_by_side = provider.own_copy;
+        out->scratch_bytes = 0;
         snprintf(out->name, sizeof out->name, "%s", provider.name);
-        return;
     }
-    out->side_by_side = 1;
-    out->scratch_bytes = cpu_gemm_plain_scratch();
-    snprintf(out->name, sizeof out->name, "plain C matmul");
 }
 
 void cpu_matmul_run(const cpu_matmul *matmul, void *scratch, int ta, int tb, int m, int n, int k,

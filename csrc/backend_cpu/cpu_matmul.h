@@ -38,6 +38,7 @@ typedef struct cpu_matmul {
 
 /* Opens the provider, or settles for plain C (also with SMHF_BLAS=plain). Never fails. */
 void cpu_matmul_open(cpu_matmul *out, const cpu_kernels *kernels);
+void cpu_matmul_plain(cpu_matmul *out, const cpu_kernels *kernels);
 /* One product in this thread. `scratch` holds scratch_bytes, 64-byte aligned. */
 void cpu_matmul_run(const cpu_matmul *matmul, void *scratch, int ta, int tb, int m, int n, int k,
                     const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
