@@ -1,9 +1,31 @@
 #include "common/json.h"
 
+#include <locale.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* JSON numbers have a point whatever the process's locale says: programs that call setlocale for
+ * their user would else read "0.5" as 0 and write "0,5". Switched for this thread only. */
+static pthread_once_t locale_once = PTHREAD_ONCE_INIT;
+static locale_t c_locale;
+
+static void make_c_locale(void) {
+    c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+}
+
+static locale_t enter_c_locale(void) {
+    pthread_once(&locale_once, make_c_locale);
+    return (c_locale != (locale_t)0) ? uselocale(c_locale) : (locale_t)0;
+}
+
+static void leave_c_locale(locale_t before) {
+    if (before != (locale_t)0) {
+        uselocale(before);
+    }
+}
 
 /* What the grammar allows next. */
 enum {
@@ -419,7 +441,9 @@ smhf_status smhf_json_double(const smhf_json_event *event, const char *what, dou
     }
     memcpy(text, event->text.data, event->text.size);
     text[event->text.size] = '\0';
+    locale_t before = enter_c_locale();
     *out = strtod(text, NULL);
+    leave_c_locale(before);
     if (!isfinite(*out)) {
         return smhf_fail_at(err, SMHF_E_PARSE, event->offset, "%s: number out of range at byte %zu",
                             what, event->offset);
@@ -531,12 +555,14 @@ smhf_status smhf_json_write_double(smhf_json_writer *writer, double value, smhf_
                          isnan(value) ? "NaN" : "Inf");
     }
     char text[40];
+    locale_t before = enter_c_locale();
     for (int precision = 1; precision <= 17; precision++) {
         snprintf(text, sizeof text, "%.*g", precision, value);
         if (strtod(text, NULL) == value) {
             break;
         }
     }
+    leave_c_locale(before);
     if (strpbrk(text, ".e") == NULL) { /* keep it a float for readers that tell the two apart */
         strcat(text, ".0");
     }

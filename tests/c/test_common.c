@@ -13,6 +13,7 @@
 #include "common/rng.h"
 #include "common/status.h"
 
+#include <locale.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -261,6 +262,20 @@ static void test_json_writer(void) {
     CHECK_INT(smhf_json_write_double(&writer, NAN, &err), SMHF_E_ARG);
     CHECK_INT(smhf_json_write_string(&writer, smhf_bytes_from_string("\xFF"), &err), SMHF_E_ARG);
     smhf_buffer_deinit(&out);
+}
+
+static void test_json_numbers_ignore_the_locale(void) {
+    const char *const candidates[] = {"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "ru_RU.UTF-8"};
+    const char *set = NULL;
+    for (size_t i = 0; i < sizeof candidates / sizeof *candidates && set == NULL; i++) {
+        set = setlocale(LC_NUMERIC, candidates[i]);
+    }
+    if (set == NULL) {
+        SKIP("no locale with a decimal comma is installed");
+    }
+    test_json_values();
+    test_json_writer();
+    setlocale(LC_NUMERIC, "C");
 }
 
 /* --- files, gzip, archives ---------------------------------------------------------------------- */
@@ -539,6 +554,7 @@ int main(void) {
     RUN(test_json_refuses_with_offset);
     RUN(test_json_values);
     RUN(test_json_writer);
+    RUN(test_json_numbers_ignore_the_locale);
     RUN(test_atomic_write);
     RUN(test_gzip_round_trip_and_cut);
     RUN(test_archive_round_trip);
