@@ -9,6 +9,7 @@ from __future__ import annotations
 from smhf_native.datasets.dataset import Dataset, DatasetDict, concatenate_datasets
 from smhf_native.datasets.features import ClassLabel, Features, Sequence, Value
 from smhf_native.datasets.load import load_dataset
+from smhf_native.datasets.utils import disable_progress_bar, disable_progress_bars, logging
 
 __all__ = [
     "ClassLabel",
@@ -23,14 +24,8 @@ __all__ = [
     "enable_caching",
     "disable_caching",
     "load_dataset",
+    "logging",
 ]
-
-
-def disable_progress_bars() -> None:
-    """Do nothing: reading and mapping show no bars here."""
-
-
-disable_progress_bar = disable_progress_bars
 
 
 def enable_caching() -> None:

@@ -71,7 +71,12 @@ def load_model(folder: Path, config: dict[str, Any] | None, num_labels: int, see
     from smhf_native.model import Model
 
     with model_folder(folder, config) as source:
-        return Model.from_pretrained(str(source), num_labels=num_labels, seed=seed)
+        try:
+            return Model.from_pretrained(str(source), num_labels=num_labels, seed=seed)
+        except (ValueError, OSError) as error:
+            if error.args and isinstance(error.args[0], str):  # name the user's folder, not the temporary one
+                error.args = (error.args[0].replace(str(source), str(folder)), *error.args[1:])
+            raise
 
 
 def reload_model(folder: str | os.PathLike[str]) -> Any:

@@ -305,6 +305,18 @@ def test_a_checkpoint_of_another_trainer_resumes_without_moments(
     assert "moments of AdamW start at zero" in capsys.readouterr().err
 
 
+def test_a_head_of_another_size_is_named_with_the_folder(tiny_model: Path) -> None:
+    with pytest.raises(ValueError) as caught:
+        hf.AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=5)
+    said = str(caught.value)
+    assert str(tiny_model) in said and "classifier" in said and "[5" in said and "[2" in said
+    model = hf.AutoModelForSequenceClassification.from_pretrained(
+        tiny_model, id2label={0: "no", 1: "yes"}, dropout=0.0
+    )
+    assert model.config.id2label == {0: "no", 1: "yes"} and model.config.dropout == 0.0
+    assert model.native.config["dropout"] == 0.0 and model.num_labels == 2
+
+
 def test_missing_columns_are_named(parts: dict[str, Any], tmp_path: Path) -> None:
     whole = parts["train"].with_format(None)
     parts["train"] = whole.remove_columns("input_ids")
