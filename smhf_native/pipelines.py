@@ -119,7 +119,8 @@ def _open_tokenizer(
         place = resolve(
             model if tokenizer is None else tokenizer, revision, needs=TOKENIZER_FILES, token=token
         )
-    return Tokenizer.from_pretrained(str(place)), limit
+    native = Tokenizer.from_pretrained(str(place))
+    return native, min(limit, native.model_max_length or limit)
 
 
 class TextClassificationPipeline:

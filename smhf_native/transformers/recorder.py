@@ -11,7 +11,7 @@ import time
 from types import FrameType
 from typing import Any
 
-__all__ = ["Recorder", "StopSignals"]
+__all__ = ["Recorder", "StopRequested", "StopSignals"]
 
 
 class Recorder:
@@ -69,6 +69,10 @@ class Recorder:
             with contextlib.suppress(OSError):
                 self._events.close()
             self._events = None
+
+
+class StopRequested(Exception):
+    """Ends an evaluation inside a training run when a signal has asked for the end of the run."""
 
 
 class StopSignals:

@@ -20,6 +20,7 @@ from smhf_native.transformers import engine
 from smhf_native.transformers.batches import BatchLoader, check_labels, check_tokens
 from smhf_native.transformers.data_collator import DataCollatorWithPadding, default_data_collator
 from smhf_native.transformers.modeling import PreTrainedModel, cross_entropy
+from smhf_native.transformers.recorder import StopRequested, StopSignals
 from smhf_native.transformers.trainer_callback import (
     CallbackHandler,
     DefaultFlowCallback,
@@ -125,6 +126,7 @@ class Trainer:
         self.state = TrainerState()
         self.control = TrainerControl()
         self.is_in_train = False
+        self.stop_signals: StopSignals | None = None  # set while train() runs
         self._call("on_init_end")
 
     def _refuse_torch(self, compute_loss_func: Any, optimizers: Any, optimizer_class: Any) -> None:
@@ -339,6 +341,8 @@ class Trainer:
         labels: list[Any] = []
         losses: list[Any] = []
         for batch in dataloader:
+            if self.stop_signals is not None and self.stop_signals.received is not None:
+                raise StopRequested
             logits = engine.logits_of(self.model.native, batch)
             known = batch.get("labels")
             if known is not None:

@@ -20,7 +20,7 @@ from smhf_native.transformers import checkpoints
 from smhf_native.transformers.batches import BatchLoader, epoch_order
 from smhf_native.transformers.checkpoints import CheckpointError
 from smhf_native.transformers.engine import StepEngine
-from smhf_native.transformers.recorder import Recorder, StopSignals
+from smhf_native.transformers.recorder import Recorder, StopRequested, StopSignals
 from smhf_native.transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
 from smhf_native.transformers.trainer_utils import SaveStrategy, TrainOutput, set_seed, speed_metrics
 from smhf_native.transformers.utils import logging
@@ -212,6 +212,7 @@ class TrainingRun:
         trainer.model.train()
         try:
             with StopSignals() as stop:
+                trainer.stop_signals = stop
                 trainer._call("on_train_begin")
                 if args.eval_on_start:
                     self._evaluate()
@@ -223,6 +224,7 @@ class TrainingRun:
                 return self._finish(start)
         finally:
             trainer.is_in_train = False
+            trainer.stop_signals = None
             trainer.model.eval()
             self.recorder.close()
 
@@ -309,7 +311,10 @@ class TrainingRun:
 
     def _evaluate(self) -> bool:
         began = time.time_ns()
-        metrics = self.trainer.evaluate()
+        try:
+            metrics = self.trainer.evaluate()
+        except StopRequested:
+            return False  # the checkpoint comes first; there are seconds left, not minutes
         self.trainer.model.train()
         self.recorder.span("Step:ModeKeys.EVAL", began, {"step_num": self.trainer.state.global_step})
         self.recorder.scalars(self.trainer.state.global_step, metrics)

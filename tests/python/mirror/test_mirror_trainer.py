@@ -389,6 +389,52 @@ def test_what_needs_torch_or_the_hub_is_refused_by_name(parts: dict[str, Any], t
         Trainer(object(), args)  # type: ignore[arg-type]
 
 
+@pytest.mark.peers
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_equals_torch(peer: Any, smoothing: float) -> None:
+    from smhf_native.transformers.modeling import cross_entropy
+
+    torch = peer("torch")
+    rng = np.random.default_rng(1)
+    logits, labels = (rng.normal(size=(50, 5)) * 30).astype(np.float32), rng.integers(0, 5, 50)
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(logits, dtype=torch.float64),
+        torch.tensor(labels),
+        reduction="none",
+        label_smoothing=smoothing,
+    )
+    assert np.abs(cross_entropy(logits, labels, smoothing) - expected.numpy()).max() < 1e-12
+
+
+def test_sigterm_during_an_evaluation_saves_first(
+    parts: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Term(hf.TrainerCallback):
+        seen = 0
+
+        def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+            self.seen += 1
+            if self.seen == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    term = Term()
+    before = signal.getsignal(signal.SIGTERM)
+    trainer = make(
+        parts,
+        tmp_path,
+        eval_strategy="steps",
+        eval_steps=2,
+        per_device_eval_batch_size=4,
+        save_steps=100,
+        callbacks=[term],
+    )
+    with pytest.raises(SystemExit) as caught:
+        trainer.train()
+    assert caught.value.code == 0 and term.seen == 2 and signal.getsignal(signal.SIGTERM) is before
+    assert get_last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert "SIGTERM: checkpoint-2 written" in capsys.readouterr().out
+
+
 SCRIPT = """
 import sys, time
 from smhf_native import transformers as hf
