@@ -13,6 +13,8 @@
 #include "model/safetensors.h"
 #include "model/trainer.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -362,6 +364,69 @@ static void test_steady_state_allocates_nothing(void) {
     smhf_model_free(model);
 }
 
+/* --- threads ------------------------------------------------------------------------------------
+ */
+
+typedef struct reader {
+    smhf_model *model;
+    atomic_int *stop;
+    int calls, faults;
+} reader;
+
+/* Rows 0 and 3 are the same text: they agree in every call, whatever step the weights are at. */
+static void *read_loop(void *context) {
+    reader *self = context;
+    static const int32_t ids[] = {2, 7, 9, 3, 2, 11, 3, 2, 5, 6, 7, 8, 9, 3, 2, 7, 9, 3};
+    static const int32_t offsets[] = {0, 4, 7, 14, 18};
+    const smhf_batch batch = {ids, NULL, offsets, 4};
+    while (!atomic_load(self->stop) || self->calls < 3) {
+        float logits[12];
+        self->faults += smhf_model_forward(self->model, &batch, logits, NULL) != SMHF_OK;
+        for (int c = 0; c < 3; c++) {
+            self->faults += !(fabsf(logits[c] - logits[9 + c]) <= 1e-6f);
+        }
+        self->calls++;
+    }
+    return NULL;
+}
+
+/* More readers than workspaces, one trainer, one saver (the main thread). */
+static void test_readers_while_training(void) {
+    enum { READERS = 6 };
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_trainer_options options = SMHF_TRAINER_DEFAULTS;
+    smhf_trainer *trainer = NULL;
+    smhf_step_report report;
+    pthread_t threads[READERS];
+    reader readers[READERS];
+    atomic_int stop = 0;
+    float loss;
+    const smhf_examples examples = {.batch = &some_batch, .labels = {some_labels, 4}};
+    smhf_model *model = toy_model(&err);
+    options.total_steps = 100;
+    options.learning_rate = 1e-2;
+    CHECK_OK(smhf_trainer_new(model, &options, &trainer, &err), &err);
+    for (int i = 0; i < READERS; i++) {
+        readers[i] = (reader){model, &stop, 0, 0};
+        CHECK_INT(pthread_create(&threads[i], NULL, read_loop, &readers[i]), 0);
+    }
+    for (int step = 0; step < 30; step++) {
+        CHECK_OK(smhf_trainer_forward_backward(trainer, &examples, &loss, &err), &err);
+        CHECK_OK(smhf_trainer_optimizer_step(trainer, &report, &err), &err);
+        if (step % 10 == 0) {
+            CHECK_OK(smhf_model_save(model, scratch, &err), &err);
+        }
+    }
+    atomic_store(&stop, 1);
+    for (int i = 0; i < READERS; i++) {
+        pthread_join(threads[i], NULL);
+        CHECK_INT(readers[i].faults, 0);
+        CHECK(readers[i].calls >= 3);
+    }
+    smhf_trainer_free(trainer);
+    smhf_model_free(model);
+}
+
 /* --- edges --------------------------------------------------------------------------------------
  */
 
@@ -453,6 +518,7 @@ int main(void) {
     RUN(test_every_allocation_may_fail);
     RUN(test_model_lives_on_after_failed_allocation);
     RUN(test_steady_state_allocates_nothing);
+    RUN(test_readers_while_training);
     RUN(test_batches_are_checked);
     RUN(test_schedule);
     RUN(test_safetensors_survives_damage);
