@@ -119,3 +119,26 @@ def test_repr_names_what_it_is(tiny_folder):
         repr(Model.from_pretrained(tiny_folder))
         == "<Model distilbert: 2 layers of 32, 5 labels, fp32 on cpu>"
     )
+
+
+def test_a_forked_child_computes_too(tiny_folder):
+    """After threads have run in the parent: the child starts its own, and gives the same bits."""
+    code = """
+import os, sys
+import numpy as np
+from smhf_native.model import Model, Trainer
+model = Model.from_pretrained(sys.argv[1])
+ids = np.arange(1, 61).reshape(4, 15)
+expected = model(ids)
+loss = Trainer(model, total_steps=5, seed=1).forward_backward(ids, None, [0, 1, 2, 3])
+child = os.fork()
+if child == 0:
+    same = np.array_equal(model(ids), expected)
+    again = Trainer(model, total_steps=5, seed=1).forward_backward(ids, None, [0, 1, 2, 3])
+    os._exit(0 if same and again == loss else 3)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(tiny_folder)], timeout=60, check=False
+    )
+    assert result.returncode == 0
