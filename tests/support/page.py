@@ -50,6 +50,7 @@ data = load_dataset(
         "test": os.environ["SM_CHANNEL_TEST"] + "/validate.csv",
     },
 )
+third = max(1, len(data["train"]) // args.train_batch_size // 3)
 tokenizer = AutoTokenizer.from_pretrained(args.model_name)
 data = data.map(lambda batch: tokenizer(batch["text"], truncation=True, max_length=128), batched=True)
 trainer = Trainer(
@@ -60,8 +61,8 @@ trainer = Trainer(
         per_device_train_batch_size=args.train_batch_size,
         per_device_eval_batch_size=64,
         eval_strategy="steps",
-        eval_steps=6,
-        logging_steps=3,
+        eval_steps=third,
+        logging_steps=3 * third,
         save_strategy="no",
         report_to="none",
     ),
