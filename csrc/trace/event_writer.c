@@ -190,14 +190,31 @@ static smhf_status phase_of(smhf_event_writer *w, const char *phase, uint32_t *p
         *pid, *pid);
 }
 
-/* Microseconds, with decimals only where there are any. */
+/* printf would cost more than the rest of a span. */
+static smhf_status append_number(smhf_event_writer *w, uint64_t value, smhf_error *err) {
+    char digits[20];
+    size_t at = sizeof digits;
+    do {
+        digits[--at] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value != 0);
+    return smhf_buffer_append(&w->text, digits + at, sizeof digits - at, err);
+}
+
+/* Microseconds, with decimals only where there are any. `key` ends where the number starts. */
 static smhf_status append_micros(smhf_event_writer *w, const char *key, int64_t ns,
                                  smhf_error *err) {
     uint64_t size = (ns < 0) ? 0 - (uint64_t)ns : (uint64_t)ns;
-    SMHF_TRY(smhf_buffer_append_format(&w->text, err, ", \"%s\": %s%llu", key, ns < 0 ? "-" : "",
-                                       (unsigned long long)(size / 1000)));
-    if (size % 1000 != 0) {
-        return smhf_buffer_append_format(&w->text, err, ".%03u", (unsigned)(size % 1000));
+    SMHF_TRY(smhf_buffer_append_string(&w->text, key, err));
+    if (ns < 0) {
+        SMHF_TRY(smhf_buffer_append_byte(&w->text, '-', err));
+    }
+    SMHF_TRY(append_number(w, size / 1000, err));
+    unsigned rest = (unsigned)(size % 1000);
+    if (rest != 0) {
+        char decimals[4] = {'.', (char)('0' + rest / 100), (char)('0' + rest / 10 % 10),
+                            (char)('0' + rest % 10)};
+        return smhf_buffer_append(&w->text, decimals, sizeof decimals, err);
     }
     return SMHF_OK;
 }
@@ -209,8 +226,9 @@ static smhf_status append_args(smhf_event_writer *w, const char *args, smhf_erro
     const uint8_t *end = text.data + text.size;
     const uint8_t *inner = smhf_trace_skip_space(smhf_trace_skip_space(text.data, end) + 1, end);
     if (!smhf_trace_args_find(text, "pid", &value)) {
-        SMHF_TRY(smhf_buffer_append_format(&w->text, err, "\"pid\": %d%s", (int)getpid(),
-                                           *inner == '}' ? "" : ", "));
+        SMHF_TRY(smhf_buffer_append_string(&w->text, "\"pid\": ", err));
+        SMHF_TRY(append_number(w, (uint64_t)atomic_load(&w->owner), err));
+        SMHF_TRY(smhf_buffer_append_string(&w->text, *inner == '}' ? "" : ", ", err));
     }
     return smhf_buffer_append(&w->text, inner, (size_t)(end - inner), err);
 }
@@ -222,9 +240,11 @@ static smhf_status append_span(smhf_event_writer *w, const char *name, const cha
     SMHF_TRY(phase_of(w, phase, &pid, err));
     SMHF_TRY(smhf_buffer_append_string(&w->text, "{\"name\": ", err));
     SMHF_TRY(append_string(w, name, err));
-    SMHF_TRY(smhf_buffer_append_format(&w->text, err, ", \"pid\": %u, \"ph\": \"X\"", pid));
-    SMHF_TRY(append_micros(w, "ts", start_ns - w->base_us * 1000, err));
-    SMHF_TRY(append_micros(w, "dur", end_ns - start_ns, err));
+    SMHF_TRY(smhf_buffer_append_string(&w->text, ", \"pid\": ", err));
+    SMHF_TRY(append_number(w, pid, err));
+    SMHF_TRY(smhf_buffer_append_string(&w->text, ", \"ph\": \"X\"", err));
+    SMHF_TRY(append_micros(w, ", \"ts\": ", start_ns - w->base_us * 1000, err));
+    SMHF_TRY(append_micros(w, ", \"dur\": ", end_ns - start_ns, err));
     SMHF_TRY(append_args(w, args, err));
     return smhf_buffer_append_string(&w->text, "},\n", err);
 }
