@@ -96,9 +96,13 @@ static smhf_status reserve_row(smhf_worker *worker, smhf_error *err) {
 }
 #undef GROW
 
-static void put_tokens(smhf_worker *worker, const smhf_piece *pieces, size_t count, int sequence,
+static void put_tokens(smhf_worker *worker, const smhf_piece *data, window part, int sequence,
                        int32_t type_id, unsigned want) {
-    size_t at = worker->tokens;
+    size_t at = worker->tokens, count = part.end - part.begin;
+    if (count == 0) { /* `data` and the worker's arrays may not exist yet */
+        return;
+    }
+    const smhf_piece *pieces = data + part.begin;
     for (size_t i = 0; i < count; i++) {
         worker->ids[at + i] = pieces[i].id;
         worker->type_ids[at + i] = type_id;
@@ -148,14 +152,12 @@ static smhf_status put_row(const batch *b, smhf_worker *worker, size_t sample, w
     for (int i = 0; i < template->count; i++) {
         const smhf_template_piece *piece = &template->pieces[i];
         if (piece->sequence == 0) {
-            put_tokens(worker, worker->first.data + first.begin, first.end - first.begin, 0,
-                       piece->type_id, b->options->want);
+            put_tokens(worker, worker->first.data, first, 0, piece->type_id, b->options->want);
         } else if (piece->sequence == 1) {
-            put_tokens(worker, worker->second.data + second.begin, second.end - second.begin, 1,
-                       piece->type_id, b->options->want);
+            put_tokens(worker, worker->second.data, second, 1, piece->type_id, b->options->want);
         } else if (b->options->add_special_tokens) {
             smhf_piece special = {piece->id, 0, 0, -1};
-            put_tokens(worker, &special, 1, -1, piece->type_id, b->options->want);
+            put_tokens(worker, &special, (window){0, 1}, -1, piece->type_id, b->options->want);
         }
     }
     worker->row_lengths[worker->rows] = (int32_t)(worker->tokens - before);
