@@ -57,7 +57,9 @@ class Recorder:
     def span(self, name: str, start_ns: int, args: dict[str, Any] | None = None) -> None:
         """Mark something that began at ``start_ns`` (``time.time_ns()``) and ends now."""
         if self._events is not None:
-            with contextlib.suppress(OSError, ValueError):  # a full disk or a clock step loses it, not the run
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # a full disk or a clock step loses it, not the run
                 self._events.span(name, start_ns, time.time_ns(), args or {})
 
     def close(self) -> None:
