@@ -305,6 +305,18 @@ def test_a_checkpoint_of_another_trainer_resumes_without_moments(
     assert "moments of AdamW start at zero" in capsys.readouterr().err
 
 
+def test_empty_texts_are_rows_like_others(parts: dict[str, Any], tmp_path: Path) -> None:
+    tokenizer = parts["tokenizer"]
+    data = Dataset.from_dict({"text": ["", " ", "soft", "\n"] * 4, "label": [0, 1, 1, 0] * 4})
+    parts["train"] = data.map(lambda b: tokenizer(b["text"], padding="max_length"), batched=True)
+    assert sum(parts["train"][0]["attention_mask"]) == 2
+    trainer = make(parts, tmp_path, num_train_epochs=1, save_strategy="no")
+    assert trainer.train().global_step == 2
+    missing = Dataset.from_dict({"text": ["soft", None], "label": [0, 1]})
+    with pytest.raises((TypeError, ValueError), match="1"):
+        missing.map(lambda b: tokenizer(b["text"]), batched=True)
+
+
 def test_a_head_of_another_size_is_named_with_the_folder(tiny_model: Path) -> None:
     with pytest.raises(ValueError) as caught:
         hf.AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=5)

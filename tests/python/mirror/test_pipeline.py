@@ -103,6 +103,17 @@ def test_many_rows(clf: Any) -> None:
     assert np.allclose(frame["score"].to_numpy().reshape(-1, 2), frame["score"].to_numpy()[:2], atol=1e-6)
 
 
+def test_a_vocabulary_that_is_not_the_models_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    from smhf_native.tokenizer import Tokenizer
+
+    tokens = (tiny_model / "vocab.txt").read_text().splitlines()
+    Tokenizer.from_vocab([*tokens, "extra"]).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"tokenizer has {len(tokens) + 1} tokens, the model's vocabulary {len(tokens)}"
+    ):
+        smhf.pipeline(model=str(tiny_model), tokenizer=str(tmp_path))
+
+
 def test_wrong_use_is_named(clf: Any, tiny_model: Path) -> None:
     with pytest.raises(TypeError, match="row 1 is NoneType, expected str"):
         clf(["a", None])
