@@ -8,10 +8,11 @@
  *     smhf_predictions_free(predictions);
  *     smhf_invoker_close(invoker);
  *
- * Rows are sent as {"inputs": [...]} in batches over several kept-alive connections and come back in
- * input order. Every row ends in exactly one slot: a label and score, or an error with a sentence.
- * A batch that the model refuses is split in halves until the bad row stands alone. Requests may
- * reach the endpoint more than once (a lost answer is asked for again); results are taken once.
+ * Rows are sent as {"inputs": [...]} in batches over several kept-alive connections and come back
+ * in input order. Every row ends in exactly one slot: a label and score, or an error with a
+ * sentence. A batch that the model refuses is split in halves until the bad row stands alone.
+ * Requests may reach the endpoint more than once (a lost answer is asked for again); results are
+ * taken once.
  *
  * Threads (class L): one call at a time runs, others wait with their poll still called. After
  * fork() the child opens its own connections. Ownership: strings in options are copied. */
@@ -39,30 +40,33 @@ typedef struct smhf_credentials {
 } smhf_credentials;
 
 typedef struct smhf_invoker_options {
-    const char *url;             /* of the invocations resource */
-    const char *region;          /* NULL: requests are not signed */
-    const char *service;         /* signing name */
-    const char *ca_file;         /* NULL: libcurl's own */
+    const char *url;     /* of the invocations resource */
+    const char *region;  /* NULL: requests are not signed */
+    const char *service; /* signing name */
+    const char *ca_file; /* NULL: libcurl's own */
     const char *user_agent;
-    const char *parameters;      /* JSON object put beside "inputs", or NULL */
-    const smhf_header *headers;  /* sent (and signed) with every request */
+    const char *parameters;     /* JSON object put beside "inputs", or NULL */
+    const smhf_header *headers; /* sent (and signed) with every request */
     size_t header_count;
-    int connections;             /* at once; 0: found by additive increase, halving when throttled */
-    size_t batch_rows;           /* rows of a request; 0: starts at 32 and adapts */
-    size_t batch_bytes;          /* body bytes of a request; 0: 1 MiB */
-    size_t max_response;         /* bytes of one answer; 0: 64 MiB */
-    double connect_timeout;      /* seconds */
-    double timeout;              /* seconds for one request */
-    double deadline;             /* seconds for one predict call; 0: none */
-    int attempts;                /* requests for one batch at most, the first included */
-    double backoff_base;         /* seconds; full jitter over base * 2^(n - 1) */
-    double backoff_cap;          /* seconds */
-    int allow_http;              /* plain http beyond loopback */
+    int connections;        /* at once; 0: found by additive increase, halving when throttled */
+    size_t batch_rows;      /* rows of a request; 0: starts at 32 and adapts */
+    size_t batch_bytes;     /* body bytes of a request; 0: 1 MiB */
+    size_t max_response;    /* bytes of one answer; 0: 64 MiB */
+    double connect_timeout; /* seconds */
+    double timeout;         /* seconds for one request */
+    double deadline;        /* seconds for one predict call; 0: none */
+    int attempts;           /* requests for one batch at most, the first included; answers that
+                               throttle are counted apart, up to four times as many */
+    double backoff_base;    /* seconds; full jitter over base * 2^(n - 1) */
+    double backoff_cap;     /* seconds */
+    int allow_http;         /* plain http beyond loopback */
 } smhf_invoker_options;
 
-#define SMHF_INVOKER_DEFAULTS                                                                   \
-    {NULL, NULL, "sagemaker", NULL, "smhf_native", NULL, NULL, 0, 0, 0, 0, 0, 5.0, 80.0, 0.0, 5, \
-     0.05, 20.0, 0}
+#define SMHF_INVOKER_DEFAULTS                                                                      \
+    {                                                                                              \
+        NULL, NULL, "sagemaker", NULL, "smhf_native", NULL, NULL, 0, 0, 0, 0, 0, 5.0, 80.0, 0.0,   \
+            5, 0.05, 20.0, 0                                                                       \
+    }
 
 /* Why a row has no result. */
 typedef enum smhf_row_error {
@@ -95,16 +99,16 @@ typedef struct smhf_predictions {
     size_t label_count;
     char **message_texts;
     size_t message_count;
-    uint64_t requests;  /* sent for this call */
+    uint64_t requests; /* sent for this call */
     uint64_t retries;
     uint64_t splits;
 } smhf_predictions;
 
 void smhf_predictions_free(smhf_predictions *predictions); /* NULL is fine */
 
-/* Called about every 100 ms from the calling thread. `want_credentials` is 1 once after the endpoint
- * refused the credentials: the callback may set fresh ones with smhf_invoker_set_credentials.
- * A return other than 0 cancels the call. */
+/* Called about every 100 ms from the calling thread. `want_credentials` is 1 once after the
+ * endpoint refused the credentials: the callback may set fresh ones with
+ * smhf_invoker_set_credentials. A return other than 0 cancels the call. */
 typedef int (*smhf_invoker_poll)(void *context, int want_credentials);
 
 /* Caller closes. SMHF_E_ARG names the option; SMHF_E_UNSUPPORTED plain http beyond loopback. */
@@ -117,7 +121,8 @@ smhf_status smhf_invoker_set_credentials(smhf_invoker *invoker, const smhf_crede
                                          smhf_error *err) SMHF_MUST_USE;
 
 /* Classifies all rows. OK also when rows failed: see errors. SMHF_E_CANCELLED with *out set when
- * poll cancelled (answered rows are kept). Other failures leave *out NULL. */
+ * poll cancelled (answered rows are kept; *out stays NULL while the call had to wait for another).
+ * Other failures leave *out NULL. A text of kind -1 stands for "no text" (SMHF_ROW_INPUT). */
 smhf_status smhf_invoker_predict(smhf_invoker *invoker, const smhf_text_view *texts, size_t rows,
                                  smhf_invoker_poll poll, void *context, smhf_predictions **out,
                                  smhf_error *err) SMHF_MUST_USE;
@@ -126,8 +131,9 @@ smhf_status smhf_invoker_predict(smhf_invoker *invoker, const smhf_text_view *te
 typedef struct smhf_response {
     int status;
     smhf_buffer body;
+    smhf_buffer headers; /* "name: value\n" lines, names in lower case; raw calls only */
     char content_type[128];
-    char variant[128];    /* x-Amzn-Invoked-Production-Variant */
+    char variant[128];     /* x-Amzn-Invoked-Production-Variant */
     char attributes[1088]; /* X-Amzn-SageMaker-Custom-Attributes */
     char request_id[80];
 } smhf_response;
@@ -135,8 +141,10 @@ typedef struct smhf_response {
 void smhf_response_init(smhf_response *response);
 void smhf_response_deinit(smhf_response *response);
 
-/* One POST of `body` with extra headers, sent again (up to options.attempts) only when the
- * connection failed before the request was sent. An error status is not a failure of this call. */
+/* One POST of `body` with extra headers (a name that the options have too replaces that one). Sent
+ * again (up to options.attempts) only when the connection failed before the request was sent, or
+ * when the signature was refused and credentials or clock have changed since. An error status is
+ * not a failure of this call. `out` is filled on success only. */
 smhf_status smhf_invoker_call(smhf_invoker *invoker, smhf_bytes_view body,
                               const smhf_header *headers, size_t header_count,
                               smhf_invoker_poll poll, void *context, smhf_response *out,
@@ -151,6 +159,34 @@ typedef struct smhf_invoker_stats {
 } smhf_invoker_stats;
 
 void smhf_invoker_get_stats(smhf_invoker *invoker, smhf_invoker_stats *out);
+
+/* --- the signer alone ------------------------------------------------------------------------- */
+
+/* AWS Signature Version 4 of one request; see sigv4.h for what each field does. */
+typedef struct smhf_invoker_sign_options {
+    const char *method;
+    smhf_bytes_view path, query;
+    const smhf_header *headers;
+    size_t header_count;
+    smhf_bytes_view body;
+    const char *region, *service;
+    int64_t epoch_seconds;
+    int normalize_path, sign_body, omit_token;
+    int expires; /* > 0: query form */
+} smhf_invoker_sign_options;
+
+/* NUL-terminated, owned; free with smhf_invoker_signature_deinit (a zeroed one is fine). */
+typedef struct smhf_invoker_signature {
+    char amz_date[17], signature[65], body_hash[65];
+    char *canonical, *string_to_sign;
+    char *authorization; /* header form, else "" */
+    char *query;         /* query form, else "" */
+} smhf_invoker_signature;
+
+smhf_status smhf_invoker_sign(const smhf_invoker_sign_options *options,
+                              const smhf_credentials *credentials, smhf_invoker_signature *out,
+                              smhf_error *err) SMHF_MUST_USE;
+void smhf_invoker_signature_deinit(smhf_invoker_signature *signature);
 
 #ifdef __cplusplus
 }

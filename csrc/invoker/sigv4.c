@@ -234,7 +234,8 @@ static smhf_status list_add(entry_list *list, smhf_buffer *name, smhf_buffer *va
 static int compare_headers(const void *a, const void *b) {
     const entry *x = a, *y = b;
     int by_name = strcmp(x->name, y->name);
-    return by_name != 0 ? by_name : (x->order < y->order ? -1 : 1); /* duplicates keep their order */
+    return by_name != 0 ? by_name
+                        : (x->order < y->order ? -1 : 1); /* duplicates keep their order */
 }
 
 static int compare_queries(const void *a, const void *b) {
@@ -246,8 +247,18 @@ static int compare_queries(const void *a, const void *b) {
 /* What proxies and clients may change on the way is not signed (botocore's list). */
 static int never_signed(const char *name) {
     static const char *const names[] = {
-        "connection", "expect", "keep-alive", "proxy-authenticate", "proxy-authorization", "te",
-        "trailer", "transfer-encoding", "upgrade", "user-agent", "x-amzn-trace-id", "authorization",
+        "connection",
+        "expect",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "x-amzn-trace-id",
+        "authorization",
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcasecmp(name, names[i]) == 0) {
@@ -317,8 +328,7 @@ static smhf_status split_query(entry_list *list, smhf_bytes_view query, smhf_err
         size_t length = (end != NULL) ? (size_t)(end - start) : query.size - at;
         const uint8_t *equals = memchr(start, '=', length);
         size_t name = (equals != NULL) ? (size_t)(equals - start) : length;
-        smhf_bytes_view value = {start + name + (equals != NULL),
-                                 length - name - (equals != NULL)};
+        smhf_bytes_view value = {start + name + (equals != NULL), length - name - (equals != NULL)};
         if (length > 0) {
             SMHF_TRY(add_query(list, (smhf_bytes_view){start, name}, value, err));
         }
@@ -341,8 +351,8 @@ static smhf_status append_names(smhf_buffer *out, const entry_list *list, smhf_e
         if (i > 0 && strcmp(list->items[i].name, list->items[i - 1].name) == 0) {
             continue;
         }
-        SMHF_TRY(smhf_buffer_append_format(out, err, "%s%s", i > 0 ? ";" : "",
-                                           list->items[i].name));
+        SMHF_TRY(
+            smhf_buffer_append_format(out, err, "%s%s", i > 0 ? ";" : "", list->items[i].name));
     }
     return SMHF_OK;
 }
@@ -489,8 +499,8 @@ static smhf_status write_canonical(const smhf_sigv4_request *request, const entr
                                      out->body_hash);
 }
 
-static smhf_status sign_canonical(smhf_sigv4 *signer, const char *scope,
-                                  smhf_sigv4_signature *out, smhf_error *err) {
+static smhf_status sign_canonical(smhf_sigv4 *signer, const char *scope, smhf_sigv4_signature *out,
+                                  smhf_error *err) {
     uint8_t digest[DIGEST];
     char hex[2 * DIGEST + 1];
     SMHF_TRY(sha256(signer, out->canonical.data, out->canonical.size, digest, err));
@@ -578,4 +588,67 @@ smhf_status smhf_sigv4_sign(smhf_sigv4 *signer, const smhf_sigv4_request *reques
     list_deinit(&query);
     smhf_buffer_deinit(&names);
     return status;
+}
+
+/* --- the public face ----------------------------------------------------------------------------
+ */
+
+static char *to_string(const smhf_buffer *text) {
+    char *copy = smhf_malloc(text->size + 1);
+    if (copy != NULL) {
+        if (text->size > 0) {
+            memcpy(copy, text->data, text->size);
+        }
+        copy[text->size] = '\0';
+    }
+    return copy;
+}
+
+smhf_status smhf_invoker_sign(const smhf_invoker_sign_options *options,
+                              const smhf_credentials *credentials, smhf_invoker_signature *out,
+                              smhf_error *err) {
+    smhf_sigv4 *signer = NULL;
+    smhf_sigv4_signature made;
+    smhf_sigv4_request request = {
+        .method = options->method,
+        .path = options->path,
+        .query = options->query,
+        .headers = options->headers,
+        .header_count = options->header_count,
+        .body = options->body,
+        .normalize_path = options->normalize_path,
+        .sign_body = options->sign_body,
+        .omit_token = options->omit_token,
+        .expires = options->expires,
+    };
+    memset(out, 0, sizeof *out);
+    SMHF_TRY(smhf_sigv4_new(&signer, err));
+    smhf_sigv4_signature_init(&made);
+    smhf_status status = smhf_sigv4_sign(signer, &request, credentials, options->region,
+                                         options->service, options->epoch_seconds, &made, err);
+    if (status == SMHF_OK) {
+        memcpy(out->amz_date, made.amz_date, sizeof out->amz_date);
+        memcpy(out->signature, made.signature, sizeof out->signature);
+        memcpy(out->body_hash, made.body_hash, sizeof out->body_hash);
+        out->canonical = to_string(&made.canonical);
+        out->string_to_sign = to_string(&made.string_to_sign);
+        out->authorization = to_string(&made.authorization);
+        out->query = to_string(&made.query);
+        if (out->canonical == NULL || out->string_to_sign == NULL || out->authorization == NULL ||
+            out->query == NULL) {
+            status = smhf_fail_nomem(err, "signature", made.canonical.size);
+            smhf_invoker_signature_deinit(out);
+        }
+    }
+    smhf_sigv4_signature_deinit(&made);
+    smhf_sigv4_free(signer);
+    return status;
+}
+
+void smhf_invoker_signature_deinit(smhf_invoker_signature *signature) {
+    smhf_free(signature->canonical);
+    smhf_free(signature->string_to_sign);
+    smhf_free(signature->authorization);
+    smhf_free(signature->query);
+    memset(signature, 0, sizeof *signature);
 }

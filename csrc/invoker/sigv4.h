@@ -44,8 +44,8 @@ void smhf_sigv4_signature_deinit(smhf_sigv4_signature *signature);
  * x-amzn-trace-id ...) are left out. x-amz-date and the token are added by this call. */
 smhf_status smhf_sigv4_sign(smhf_sigv4 *signer, const smhf_sigv4_request *request,
                             const smhf_credentials *credentials, const char *region,
-                            const char *service, int64_t epoch_seconds,
-                            smhf_sigv4_signature *out, smhf_error *err) SMHF_MUST_USE;
+                            const char *service, int64_t epoch_seconds, smhf_sigv4_signature *out,
+                            smhf_error *err) SMHF_MUST_USE;
 
 /* Overwrites memory that held a secret. */
 void smhf_secret_wipe(void *data, size_t size);

@@ -27,17 +27,19 @@ typedef struct smhf_exchange {
     smhf_header *headers; /* [header_count] */
     size_t header_count;
     smhf_bytes_view body;
-    double timeout; /* seconds */
-    void *owner;    /* the caller's own */
+    double timeout;   /* seconds */
+    void *owner;      /* the caller's own */
+    int keep_headers; /* fill response.headers */
 
     /* out */
     smhf_status outcome; /* OK: `response` is whole; else TIMEOUT, IO (network), HTTP (malformed) */
     char reason[256];    /* sentence when outcome is not OK */
+    int fatal;           /* outcome is not OK and will not change: certificate refused, bad URL */
     int maybe_executed;  /* request bytes were sent */
     smhf_response response;
-    char error_type[96];   /* x-amzn-errortype */
-    double retry_after;    /* seconds that the answer asks to wait; < 0: none */
-    int64_t server_date;   /* Date header as epoch seconds; 0: none */
+    char error_type[96]; /* x-amzn-errortype */
+    double retry_after;  /* seconds that the answer asks to wait; < 0: none */
+    int64_t server_date; /* Date header as epoch seconds; 0: none */
     uint64_t sent, received;
     int new_connections;
 
@@ -46,7 +48,8 @@ typedef struct smhf_exchange {
     void *header_list;
     size_t max_response;
     int64_t content_length; /* -1: none */
-    int chunked, close_delimited, headers_done, too_large;
+    int chunked, headers_done, too_large, no_memory;
+    char detail[256]; /* libcurl's own sentence */
     struct smhf_exchange *next;
 } smhf_exchange;
 

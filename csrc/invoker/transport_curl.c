@@ -1,6 +1,7 @@
 #include "invoker/transport.h"
 
 #include "common/mem.h"
+#include "invoker/sigv4.h"
 
 #include <curl/curl.h>
 #include <pthread.h>
@@ -40,7 +41,8 @@ static smhf_status url_part(CURLU *parsed, CURLUPart part, const char *what, cha
     }
     if (code != CURLUE_OK || text == NULL || strlen(text) >= size) {
         curl_free(text);
-        return smhf_fail(err, SMHF_E_ARG, "url \"%.200s\": its %s is missing or too long", url, what);
+        return smhf_fail(err, SMHF_E_ARG, "url \"%.200s\": its %s is missing or too long", url,
+                         what);
     }
     memcpy(out, text, strlen(text) + 1);
     curl_free(text);
@@ -89,8 +91,8 @@ smhf_status smhf_transport_url_parts(const char *url, char *host, size_t host_si
     SMHF_TRY(parse_url(url, scheme, name, port, path, path_size, err));
     const char *own = (strcmp(scheme, "https") == 0) ? "443" : "80";
     int with_port = port[0] != '\0' && strcmp(port, own) != 0;
-    int length = snprintf(host, host_size, "%s%s%s", name, with_port ? ":" : "",
-                          with_port ? port : "");
+    int length =
+        snprintf(host, host_size, "%s%s%s", name, with_port ? ":" : "", with_port ? port : "");
     if (length < 0 || (size_t)length >= host_size) {
         return smhf_fail(err, SMHF_E_ARG, "url \"%.200s\": its host is too long", url);
     }
@@ -218,6 +220,30 @@ static void reset_headers(smhf_exchange *exchange) {
     exchange->retry_after = -1.0;
     exchange->error_type[0] = '\0';
     smhf_buffer_clear(&exchange->response.body);
+    smhf_buffer_clear(&exchange->response.headers);
+}
+
+/* "name: value\n", the name in lower case. 0 when out of memory; what passes the ceiling is
+ * dropped. */
+static int keep_header(smhf_exchange *exchange, const char *line, size_t size) {
+    smhf_buffer *kept = &exchange->response.headers;
+    while (size > 0 && (line[size - 1] == '\r' || line[size - 1] == '\n')) {
+        size--;
+    }
+    if (memchr(line, ':', size) == NULL || size + 1 > kept->limit - kept->size) {
+        return 1;
+    }
+    if (smhf_buffer_reserve(kept, size + 1, NULL) != SMHF_OK) {
+        return 0;
+    }
+    int name = 1;
+    for (size_t i = 0; i < size; i++) {
+        name = name && line[i] != ':';
+        int upper = name && line[i] >= 'A' && line[i] <= 'Z';
+        kept->data[kept->size++] = (uint8_t)(upper ? line[i] + 32 : line[i]);
+    }
+    kept->data[kept->size++] = '\n';
+    return 1;
 }
 
 /* Retry-After is seconds or a date; x-amz-retry-after is milliseconds. */
@@ -246,7 +272,8 @@ static size_t on_header(char *line, size_t one, size_t size, void *context) {
         copy_value(text, sizeof text, value, length);
         int64_t declared = (text[0] >= '0' && text[0] <= '9') ? strtoll(text, NULL, 10) : -2;
         int again = exchange->content_length != -1 && exchange->content_length != declared;
-        exchange->content_length = again ? -2 : declared; /* -2: contradictory, refused at the end */
+        exchange->content_length =
+            again ? -2 : declared; /* -2: contradictory, refused at the end */
     } else if (header_is(line, size, "transfer-encoding", &value, &length)) {
         exchange->chunked = 1;
     } else if (header_is(line, size, "content-type", &value, &length)) {
@@ -273,6 +300,10 @@ static size_t on_header(char *line, size_t one, size_t size, void *context) {
         time_t date = curl_getdate(text, NULL);
         exchange->server_date = (date > 0) ? (int64_t)date : 0;
     }
+    if (exchange->keep_headers && !keep_header(exchange, line, size)) {
+        exchange->no_memory = 1;
+        return 0;
+    }
     return size;
 }
 
@@ -283,7 +314,11 @@ static size_t on_body(char *data, size_t one, size_t size, void *context) {
         exchange->too_large = 1;
         return 0;
     }
-    return (smhf_buffer_append(&exchange->response.body, data, size, NULL) == SMHF_OK) ? size : 0;
+    if (smhf_buffer_append(&exchange->response.body, data, size, NULL) != SMHF_OK) {
+        exchange->no_memory = 1;
+        return 0;
+    }
+    return size;
 }
 
 /* --- exchanges -------------------------------------------------------------------------------- */
@@ -299,6 +334,7 @@ static smhf_status build_headers(smhf_exchange *exchange, struct curl_slist **ou
         if (line != NULL) {
             snprintf(line, size, "%s: %s", header->name, header->value);
             longer = curl_slist_append(list, line);
+            smhf_secret_wipe(line, size);
             smhf_free(line);
         }
         if (longer == NULL) {
@@ -316,10 +352,10 @@ static void set_options(const smhf_transport *transport, smhf_exchange *exchange
                         struct curl_slist *headers) {
     curl_easy_setopt(easy, CURLOPT_URL, exchange->url);
     curl_easy_setopt(easy, CURLOPT_PRIVATE, (void *)exchange);
+    curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, exchange->detail);
     curl_easy_setopt(easy, CURLOPT_POST, 1L);
-    curl_easy_setopt(easy, CURLOPT_POSTFIELDS, exchange->body.data != NULL
-                                                   ? (const char *)exchange->body.data
-                                                   : "");
+    curl_easy_setopt(easy, CURLOPT_POSTFIELDS,
+                     exchange->body.data != NULL ? (const char *)exchange->body.data : "");
     curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)exchange->body.size);
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
@@ -377,6 +413,14 @@ smhf_status smhf_transport_start(smhf_transport *transport, smhf_exchange *excha
     return SMHF_OK;
 }
 
+/* Headers carry the signature and the session token. */
+static void free_list(struct curl_slist *list) {
+    for (struct curl_slist *node = list; node != NULL; node = node->next) {
+        smhf_secret_wipe(node->data, strlen(node->data));
+    }
+    curl_slist_free_all(list);
+}
+
 static void release(smhf_transport *transport, smhf_exchange *exchange) {
     for (smhf_exchange **link = &transport->running; *link != NULL; link = &(*link)->next) {
         if (*link == exchange) {
@@ -387,7 +431,7 @@ static void release(smhf_transport *transport, smhf_exchange *exchange) {
     if (exchange->handle != NULL) {
         curl_multi_remove_handle(transport->multi, exchange->handle);
         curl_easy_cleanup(exchange->handle);
-        curl_slist_free_all(exchange->header_list);
+        free_list(exchange->header_list);
         exchange->handle = NULL;
         exchange->header_list = NULL;
     }
@@ -413,13 +457,17 @@ static void judge(smhf_exchange *exchange, CURLcode code) {
     } else if (code == CURLE_PARTIAL_FILE || code == CURLE_WEIRD_SERVER_REPLY ||
                code == CURLE_UNSUPPORTED_PROTOCOL || code == CURLE_HTTP2) {
         fail_exchange(exchange, SMHF_E_HTTP, curl_easy_strerror(code));
-    } else if (code == CURLE_OUT_OF_MEMORY || code == CURLE_WRITE_ERROR) {
+    } else if (code == CURLE_OUT_OF_MEMORY || exchange->no_memory) {
         fail_exchange(exchange, SMHF_E_NOMEM, "out of memory");
     } else if (code != CURLE_OK) {
-        fail_exchange(exchange, SMHF_E_IO, curl_easy_strerror(code));
+        fail_exchange(exchange, SMHF_E_IO,
+                      exchange->detail[0] != '\0' ? exchange->detail : curl_easy_strerror(code));
+        exchange->fatal = code == CURLE_PEER_FAILED_VERIFICATION ||
+                          code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT;
     } else if (!exchange->headers_done) {
         fail_exchange(exchange, SMHF_E_HTTP, "the header block was cut");
-    } else if (exchange->content_length == -2 || (exchange->chunked && exchange->content_length >= 0)) {
+    } else if (exchange->content_length == -2 ||
+               (exchange->chunked && exchange->content_length >= 0)) {
         fail_exchange(exchange, SMHF_E_HTTP, "contradictory lengths in the answer's headers");
     } else if (!framed && exchange->response.status != 204) {
         fail_exchange(exchange, SMHF_E_HTTP, "the answer has neither length nor chunked coding");
