@@ -35,8 +35,7 @@ static void encoding_dealloc(PyObject *op) {
     Py_DECREF(type);
 }
 
-/* --- view ----------------------------------------------------------------------------------------
- */
+/* --- view ------------------------------------------------------------------------------------ */
 
 typedef struct field_shape {
     const char *name;
@@ -134,8 +133,7 @@ PyType_Spec smhf_py_field_spec = {
     .slots = field_slots,
 };
 
-/* --- fill ----------------------------------------------------------------------------------------
- */
+/* --- fill ------------------------------------------------------------------------------------ */
 
 PyDoc_STRVAR(encoding_fill_doc, "fill($self, field, out, width, pad, left, /)\n--\n\n"
                                 "Write one field, padded, into a writable int32 or int64 array.");
@@ -177,8 +175,7 @@ done:
     return result;
 }
 
-/* --- Type ----------------------------------------------------------------------------------------
- */
+/* --- Type ------------------------------------------------------------------------------------ */
 
 static PyObject *encoding_get_rows(PyObject *op, void *closure) {
     (void)closure;

@@ -11,8 +11,7 @@ tokenizer_state *smhf_py_tokenizer_state(PyTypeObject *type) {
     return (tokenizer_state *)PyType_GetModuleState(type);
 }
 
-/* --- Options -------------------------------------------------------------------------------------
- */
+/* --- Options --------------------------------------------------------------------------------- */
 
 static int take_flag(PyObject *value, int *out) {
     if (value == NULL || value == Py_None) {
@@ -72,8 +71,7 @@ int smhf_py_tokenizer_options(PyObject *kwargs, smhf_tokenizer_options *out) {
     return 0;
 }
 
-/* --- Openers -------------------------------------------------------------------------------------
- */
+/* --- Openers --------------------------------------------------------------------------------- */
 
 static PyObject *finish_open(PyObject *module, smhf_status status, smhf_tokenizer *tokenizer,
                              const smhf_error *err) {
@@ -179,8 +177,7 @@ done:
     return result;
 }
 
-/* --- Training ------------------------------------------------------------------------------------
- */
+/* --- Training -------------------------------------------------------------------------------- */
 
 typedef struct train_context {
     PyObject *callback;
@@ -265,8 +262,7 @@ done:
     return result;
 }
 
-/* --- Module --------------------------------------------------------------------------------------
- */
+/* --- Module ---------------------------------------------------------------------------------- */
 
 static PyMethodDef module_methods[] = {
     {"open", (PyCFunction)(void (*)(void))module_open, METH_VARARGS | METH_KEYWORDS,

@@ -47,8 +47,7 @@ static PyObject *utf8_of(PyObject *text, const char *name, smhf_bytes_view *view
     return bytes;
 }
 
-/* --- encode --------------------------------------------------------------------------------------
- */
+/* --- encode ---------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(encode_doc,
              "encode($self, texts, pairs=None, *, add_special_tokens=True, truncation=0,\n"
@@ -154,8 +153,7 @@ done:
     return result;
 }
 
-/* --- decode --------------------------------------------------------------------------------------
- */
+/* --- decode ---------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(decode_doc, "decode($self, ids, skip_special_tokens, cleanup, /)\n--\n\n"
                          "Text of an int32 array of ids; cleanup None takes the tokenizer's own.");
@@ -190,8 +188,7 @@ static PyObject *tokenizer_decode(PyObject *op, PyObject *args) {
     return result;
 }
 
-/* --- Asking --------------------------------------------------------------------------------------
- */
+/* --- Asking ---------------------------------------------------------------------------------- */
 
 static PyObject *tokenizer_token_to_id(PyObject *op, PyObject *token) {
     smhf_bytes_view view;
@@ -305,8 +302,7 @@ static PyObject *tokenizer_info(PyObject *op, PyObject *ignored) {
         "mask_token", role_of(tokenizer, SMHF_TOKEN_MASK));
 }
 
-/* --- Copies, files, capsules ---------------------------------------------------------------------
- */
+/* --- Copies, files, capsules ----------------------------------------------------------------- */
 
 PyDoc_STRVAR(with_tokens_doc,
              "with_tokens($self, tokens, /)\n--\n\nA copy that knows more added tokens: a list of "
@@ -394,8 +390,7 @@ static PyObject *tokenizer_capsule(PyObject *op, PyObject *ignored) {
     return capsule;
 }
 
-/* --- Type ----------------------------------------------------------------------------------------
- */
+/* --- Type ------------------------------------------------------------------------------------ */
 
 static PyMethodDef tokenizer_methods[] = {
     {"encode", (PyCFunction)(void (*)(void))tokenizer_encode, METH_VARARGS | METH_KEYWORDS,

@@ -55,8 +55,7 @@ static window window_at(const windows *w, size_t k) {
     return (window){skip, end};
 }
 
-/* --- One row ------------------------------------------------------------------------------------
- */
+/* --- One row --------------------------------------------------------------------------------- */
 
 static smhf_status reserve_tokens(smhf_worker *worker, size_t more, unsigned want,
                                   smhf_error *err) {
@@ -167,8 +166,7 @@ static smhf_status put_row(const batch *b, smhf_worker *worker, size_t sample, w
     return SMHF_OK;
 }
 
-/* --- Truncation ---------------------------------------------------------------------------------
- */
+/* --- Truncation ------------------------------------------------------------------------------ */
 
 /* What longest_first leaves of both sides; on a tie the first one counts as the shorter. */
 static void longest_first(size_t limit, size_t *first, size_t *second) {
@@ -268,8 +266,7 @@ static smhf_status put_rows(const batch *b, smhf_worker *worker, size_t sample, 
     return SMHF_OK;
 }
 
-/* --- Chunks -------------------------------------------------------------------------------------
- */
+/* --- Chunks ---------------------------------------------------------------------------------- */
 
 static smhf_status encode_side(const batch *b, smhf_worker *worker, const smhf_text_view *texts,
                                const size_t *starts, const char *name, size_t row, smhf_pieces *out,
@@ -356,8 +353,7 @@ static smhf_status check_options(const batch *b, size_t *limit, smhf_error *err)
     return SMHF_OK;
 }
 
-/* --- Joining ------------------------------------------------------------------------------------
- */
+/* --- Joining --------------------------------------------------------------------------------- */
 
 typedef struct joiner {
     const batch *b;

@@ -109,8 +109,7 @@ static inline smhf_status normalize_kind(const smhf_charmap *map, const smhf_tex
     return SMHF_OK;
 }
 
-/* --- The long way -------------------------------------------------------------------------------
- */
+/* --- The long way ---------------------------------------------------------------------------- */
 
 /* A decomposed part while it is being ordered. A "first" part is the one that stands for its
  * source character when spans are dealt out again after sorting. */

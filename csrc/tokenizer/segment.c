@@ -9,8 +9,7 @@
 
 #include <string.h>
 
-/* --- Workers ------------------------------------------------------------------------------------
- */
+/* --- Workers --------------------------------------------------------------------------------- */
 
 smhf_worker *smhf_worker_acquire(const smhf_tokenizer *tokenizer) {
     smhf_tokenizer *cache = (smhf_tokenizer *)tokenizer; /* the cache is its only mutable part */
@@ -66,8 +65,7 @@ void smhf_worker_free(smhf_worker *worker) {
     smhf_free(worker);
 }
 
-/* --- Words --------------------------------------------------------------------------------------
- */
+/* --- Words ----------------------------------------------------------------------------------- */
 
 typedef struct segmenter {
     const smhf_tokenizer *tokenizer;

@@ -14,8 +14,7 @@ const char *const smhf_role_names[SMHF_TOKEN_ROLES] = {"unk_token", "sep_token",
 static const char *const role_defaults[SMHF_TOKEN_ROLES] = {"[UNK]", "[SEP]", "[PAD]", "[CLS]",
                                                             "[MASK]"};
 
-/* --- Specification ------------------------------------------------------------------------------
- */
+/* --- Specification --------------------------------------------------------------------------- */
 
 void smhf_spec_init(smhf_tokenizer_spec *spec) {
     memset(spec, 0, sizeof *spec);
@@ -69,8 +68,7 @@ smhf_status smhf_spec_add_token(smhf_tokenizer_spec *spec, const smhf_added_toke
     return SMHF_OK;
 }
 
-/* --- Building -----------------------------------------------------------------------------------
- */
+/* --- Building -------------------------------------------------------------------------------- */
 
 static smhf_status keep(smhf_tokenizer *tokenizer, smhf_bytes_view text, smhf_bytes_view *out,
                         smhf_error *err) {
@@ -389,8 +387,7 @@ void smhf_tokenizer_free(smhf_tokenizer *tokenizer) {
     smhf_free(tokenizer);
 }
 
-/* --- Opening ------------------------------------------------------------------------------------
- */
+/* --- Opening --------------------------------------------------------------------------------- */
 
 static smhf_status read_vocab(smhf_tokenizer_spec *spec, smhf_bytes_view text, smhf_error *err) {
     smhf_vocab_entry *entries;
@@ -507,7 +504,7 @@ static smhf_status open_file(smhf_tokenizer_spec *spec, const char *path, smhf_b
     return read_file(spec, path, NULL, reader, map, NULL, err);
 }
 
-static smhf_status open_folder(smhf_tokenizer_spec *spec, const char *path, smhf_bytes_view maps[3],
+static smhf_status open_folder(smhf_tokenizer_spec *spec, const char *path, smhf_bytes_view maps[4],
                                smhf_error *err) {
     int found = 0;
     SMHF_TRY(read_file(spec, path, "tokenizer.json", smhf_spec_read_tokenizer_json, &maps[0],
@@ -520,6 +517,8 @@ static smhf_status open_folder(smhf_tokenizer_spec *spec, const char *path, smhf
                              "folder, found neither",
                              path);
         }
+        SMHF_TRY(read_file(spec, path, "added_tokens.json", smhf_spec_read_added_json, &maps[3],
+                           &found, err));
     }
     SMHF_TRY(read_file(spec, path, "special_tokens_map.json", smhf_spec_read_config_json, &maps[1],
                        &found, err));
@@ -530,7 +529,7 @@ static smhf_status open_folder(smhf_tokenizer_spec *spec, const char *path, smhf
 smhf_status smhf_tokenizer_open(const char *path, const smhf_tokenizer_options *options,
                                 smhf_tokenizer **out, smhf_error *err) {
     smhf_tokenizer_spec spec;
-    smhf_bytes_view maps[3] = {{NULL, 0}, {NULL, 0}, {NULL, 0}};
+    smhf_bytes_view maps[4] = {{NULL, 0}, {NULL, 0}, {NULL, 0}, {NULL, 0}};
     struct stat info;
     smhf_status status;
     *out = NULL;
@@ -546,15 +545,14 @@ smhf_status smhf_tokenizer_open(const char *path, const smhf_tokenizer_options *
             smhf_error_prefix(err, "%s", path);
         }
     }
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         smhf_file_unmap(&maps[i]);
     }
     smhf_spec_deinit(&spec);
     return status;
 }
 
-/* --- Asking -------------------------------------------------------------------------------------
- */
+/* --- Asking ---------------------------------------------------------------------------------- */
 
 void smhf_tokenizer_describe(const smhf_tokenizer *tokenizer, smhf_tokenizer_info *out) {
     *out = tokenizer->info;
@@ -628,8 +626,7 @@ smhf_bytes_view smhf_tokenizer_role_token(const smhf_tokenizer *tokenizer, smhf_
                                                  : (smhf_bytes_view){NULL, 0};
 }
 
-/* --- A copy with more added tokens --------------------------------------------------------------
- */
+/* --- A copy with more added tokens ----------------------------------------------------------- */
 
 static smhf_status spec_of(const smhf_tokenizer *tokenizer, smhf_tokenizer_spec *spec,
                            smhf_error *err) {

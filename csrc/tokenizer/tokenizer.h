@@ -32,7 +32,7 @@ extern "C" {
 
 typedef struct smhf_tokenizer smhf_tokenizer;
 
-/* --- Opening ---------------------------------------------------------------------------------- */
+/* --- Opening --------------------------------------------------------------------------------- */
 
 /* A token matched in the text before (or, `normalized`, after) normalization. */
 typedef struct smhf_added_token {
@@ -80,7 +80,7 @@ smhf_status smhf_tokenizer_with_tokens(const smhf_tokenizer *tokenizer,
                                        smhf_tokenizer **out, smhf_error *err) SMHF_MUST_USE;
 void smhf_tokenizer_free(smhf_tokenizer *tokenizer);
 
-/* --- Asking ----------------------------------------------------------------------------------- */
+/* --- Asking ---------------------------------------------------------------------------------- */
 
 typedef enum smhf_token_role {
     SMHF_TOKEN_UNK,
@@ -121,7 +121,7 @@ int smhf_tokenizer_is_special(const smhf_tokenizer *tokenizer, int32_t id);
 /* The text of a role's token ("[CLS]"), {NULL, 0} when it has none. Borrowed as above. */
 smhf_bytes_view smhf_tokenizer_role_token(const smhf_tokenizer *tokenizer, smhf_token_role role);
 
-/* --- Encoding --------------------------------------------------------------------------------- */
+/* --- Encoding -------------------------------------------------------------------------------- */
 
 typedef enum smhf_truncation {
     SMHF_TRUNCATE_NONE,
@@ -195,7 +195,7 @@ smhf_status smhf_encoding_fill(const smhf_encoding *encoding, smhf_encoding_fiel
                                size_t item_size, size_t width, int64_t pad, int pad_left,
                                smhf_error *err) SMHF_MUST_USE;
 
-/* --- Decoding, saving ------------------------------------------------------------------------- */
+/* --- Decoding, saving ------------------------------------------------------------------------ */
 
 /* Appends the text of `ids` as UTF-8 to `out`. Unknown ids are left out. `cleanup` 0, 1 or
  * SMHF_UNSET (the tokenizer's own). */
@@ -207,7 +207,7 @@ smhf_status smhf_tokenizer_decode(const smhf_tokenizer *tokenizer, const int32_t
 smhf_status smhf_tokenizer_save(const smhf_tokenizer *tokenizer, const char *folder,
                                 smhf_error *err) SMHF_MUST_USE;
 
-/* --- Training --------------------------------------------------------------------------------- */
+/* --- Training -------------------------------------------------------------------------------- */
 
 typedef struct smhf_wordpiece_options {
     size_t vocab_size;     /* tokens wanted, specials included */

@@ -14,8 +14,7 @@
 
 #include <stdatomic.h>
 
-/* --- charmap.c: what becomes of a code point ---------------------------------------------------
- */
+/* --- charmap.c: what becomes of a code point ------------------------------------------------- */
 
 /* An entry: a code point in the low 21 bits, flags above. Entries that say nothing but a code
  * point, SPACE or ISOLATE are copied as they are; the others need a branch. */
@@ -60,8 +59,7 @@ static inline uint32_t smhf_charmap_find(const smhf_charmap *map, uint32_t code_
     return (entry & ~CHAR_VALUE) | ((entry + code_point) & CHAR_VALUE);
 }
 
-/* --- normalize.c: a piece of text → normalized code points and where they came from ------------
- */
+/* --- normalize.c: a piece of text → normalized code points and where they came from ---------- */
 
 typedef struct smhf_normalized {
     uint32_t *chars;  /* [count] code point with CHAR_SPACE / CHAR_ISOLATE */
@@ -88,8 +86,7 @@ static inline uint32_t smhf_text_at(const smhf_text_view *text, size_t at) {
     }
 }
 
-/* --- vocab.c: tokens and ids --------------------------------------------------------------------
- */
+/* --- vocab.c: tokens and ids ----------------------------------------------------------------- */
 
 typedef struct smhf_vocab_table {
     uint64_t *slots; /* [mask + 1] tag << 32 | id + 1; 0: empty */
@@ -133,8 +130,7 @@ static inline int smhf_vocab_has_length(const smhf_vocab_table *table, size_t si
     return (int)((table->lengths[bit >> 6] >> (bit & 63)) & 1);
 }
 
-/* --- added_tokens.c: leftmost-longest search ----------------------------------------------------
- */
+/* --- added_tokens.c: leftmost-longest search ------------------------------------------------- */
 
 typedef struct smhf_matcher_entry {
     uint32_t start, length; /* code points in `chars` */
@@ -166,8 +162,7 @@ int smhf_matcher_next(const smhf_matcher *matcher, const struct smhf_tokenizer *
                       const smhf_text_view *text, int split_special, size_t from, size_t floor,
                       smhf_match *out, size_t *resume);
 
-/* --- tokenizer.c --------------------------------------------------------------------------------
- */
+/* --- tokenizer.c ----------------------------------------------------------------------------- */
 
 typedef struct smhf_template_piece {
     int32_t sequence; /* 0: the text, 1: the pair, -1: a special token */
@@ -241,17 +236,21 @@ smhf_status smhf_tokenizer_build(smhf_tokenizer_spec *spec, const smhf_tokenizer
 int smhf_tokenizer_content(const smhf_tokenizer *tokenizer, int32_t id, smhf_bytes_view *out);
 extern const char *const smhf_role_names[SMHF_TOKEN_ROLES]; /* "unk_token", ... */
 
-/* --- tokenizer_json.c ---------------------------------------------------------------------------
- */
+/* --- tokenizer_json.c ------------------------------------------------------------------------ */
 
 smhf_status smhf_spec_read_tokenizer_json(smhf_tokenizer_spec *spec, smhf_bytes_view text,
                                           smhf_error *err) SMHF_MUST_USE;
+
+/* --- tokenizer_config.c ---------------------------------------------------------------------- */
+
 /* tokenizer_config.json or special_tokens_map.json: the fields we know. */
 smhf_status smhf_spec_read_config_json(smhf_tokenizer_spec *spec, smhf_bytes_view text,
                                        smhf_error *err) SMHF_MUST_USE;
+/* added_tokens.json, a file of old models beside vocab.txt. */
+smhf_status smhf_spec_read_added_json(smhf_tokenizer_spec *spec, smhf_bytes_view text,
+                                      smhf_error *err) SMHF_MUST_USE;
 
-/* --- segment.c: one text → tokens ---------------------------------------------------------------
- */
+/* --- segment.c: one text → tokens ------------------------------------------------------------ */
 
 typedef struct smhf_piece {
     int32_t id;

@@ -18,8 +18,7 @@
 #define CODE_POINTS 0x110000u
 #define NONE UINT32_MAX
 
-/* --- Hash table of byte strings ------------------------------------------------------------------
- */
+/* --- Hash table of byte strings -------------------------------------------------------------- */
 
 typedef struct string_table {
     uint32_t *slots; /* index + 1 of an item */
@@ -112,8 +111,7 @@ static void items_deinit(items *set) {
     smhf_free(set->table.slots);
 }
 
-/* --- The trainer's data --------------------------------------------------------------------------
- */
+/* --- The trainer's data ---------------------------------------------------------------------- */
 
 typedef struct pair {
     uint32_t a, b;
@@ -166,8 +164,7 @@ static void trainer_deinit(trainer *t) {
     smhf_arena_deinit(&t->arena);
 }
 
-/* --- Words ---------------------------------------------------------------------------------------
- */
+/* --- Words ----------------------------------------------------------------------------------- */
 
 typedef struct scratch {
     smhf_normalized normalized;
@@ -239,8 +236,7 @@ static smhf_status count_words(trainer *t, const smhf_text_view *texts, size_t c
     return status;
 }
 
-/* --- Alphabet ------------------------------------------------------------------------------------
- */
+/* --- Alphabet -------------------------------------------------------------------------------- */
 
 /* Adds the `limit` most frequent characters to the vocabulary, in order of code point, and notes
  * their ids in index[code point]; of equally frequent ones the smaller code point stays. */
@@ -358,8 +354,7 @@ done:
     return status;
 }
 
-/* --- Pairs ---------------------------------------------------------------------------------------
- */
+/* --- Pairs ----------------------------------------------------------------------------------- */
 
 static uint64_t pair_key(uint32_t a, uint32_t b) {
     return (uint64_t)a << 32 | b;
@@ -497,8 +492,7 @@ static smhf_status queue_changed(trainer *t, smhf_error *err) {
     return SMHF_OK;
 }
 
-/* --- Merging -------------------------------------------------------------------------------------
- */
+/* --- Merging --------------------------------------------------------------------------------- */
 
 static smhf_status merge_in_word(trainer *t, uint32_t word, uint32_t a, uint32_t b, uint32_t merged,
                                  smhf_error *err) {
@@ -597,8 +591,7 @@ static smhf_status merge_all(trainer *t, smhf_error *err) {
     return SMHF_OK;
 }
 
-/* --- The whole -----------------------------------------------------------------------------------
- */
+/* --- The whole ------------------------------------------------------------------------------- */
 
 static smhf_status add_specials(trainer *t, smhf_error *err) {
     static const char *const usual[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};

@@ -470,8 +470,7 @@ static void test_train(void) {
     smhf_buffer_deinit(&again);
 }
 
-/* --- Memory and threads --------------------------------------------------------------------------
- */
+/* --- Memory and threads ---------------------------------------------------------------------- */
 
 /* Everything once; the status of the first failure, with nothing left behind. */
 static smhf_status scenario(smhf_error *err) {

@@ -194,6 +194,14 @@ def test_configuration_files(tmp_path: Path, small: smhf.Tokenizer) -> None:
         smhf.Tokenizer.from_pretrained(tmp_path)
 
 
+def test_old_added_tokens_file(tmp_path: Path, small: smhf.Tokenizer) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(small.get_vocab()) + "\n")
+    (tmp_path / "added_tokens.json").write_text('{"<y>": 19, "<x>": 18}')
+    loaded = smhf.Tokenizer.from_pretrained(tmp_path)
+    assert (loaded.token_to_id("<x>"), loaded.token_to_id("<y>")) == (18, 19)
+    assert loaded.tokenize("a<y>b") == ["a", "<y>", "b"]
+
+
 def test_saved_files_load_everywhere(tmp_path: Path, small: smhf.Tokenizer, tokenizers_peer: Any) -> None:
     tokenizer = small.with_tokens([AddedToken("<x>", special=True), AddedToken("New York", lstrip=True)])
     paths = tokenizer.save_pretrained(tmp_path / "saved")
