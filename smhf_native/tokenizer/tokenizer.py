@@ -23,7 +23,6 @@ _ALL = (
     | _tokenizer.WANT_SEQUENCE_IDS
     | _tokenizer.WANT_SPECIAL_MASK
 )
-_FILES = ("tokenizer.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ class Tokenizer:
                 raise FileNotFoundError(f"{path}: no such file or folder")
             from smhf_native import hub
 
-            path = os.fspath(hub.resolve(path))
+            path = os.fspath(hub.resolve(path, needs=hub.TOKENIZER_FILES))
         core = _tokenizer.open(
             real_path(path),
             do_lower_case=do_lower_case,

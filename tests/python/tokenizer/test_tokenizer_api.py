@@ -194,6 +194,20 @@ def test_configuration_files(tmp_path: Path, small: smhf.Tokenizer) -> None:
         smhf.Tokenizer.from_pretrained(tmp_path)
 
 
+def test_hub_name_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: smhf.Tokenizer) -> None:
+    model = tmp_path / "hub" / "models--some--tokenizer"
+    small.save_pretrained(model / "snapshots" / "abc")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("abc")
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert smhf.Tokenizer.from_pretrained("some/tokenizer").get_vocab() == small.get_vocab()
+    with pytest.raises(OSError, match="no/such"):
+        smhf.Tokenizer.from_pretrained("no/such")
+
+
 def test_old_added_tokens_file(tmp_path: Path, small: smhf.Tokenizer) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(small.get_vocab()) + "\n")
     (tmp_path / "added_tokens.json").write_text('{"<y>": 19, "<x>": 18}')
