@@ -80,6 +80,12 @@ def pipeline(
         options.pop(ignored, None)
     native, config, folder = _open_model(model, revision, token, device)
     native_tokenizer, limit = _open_tokenizer(tokenizer, model, folder, config, revision, token)
+    known, rows = int(native_tokenizer.vocab_size), int(config.get("vocab_size") or 0)
+    if rows and known > rows:
+        raise ValueError(
+            f"the tokenizer has {known} tokens, the model's vocabulary {rows}: tokenizer and weights do not "
+            "belong together"
+        )
     return TextClassificationPipeline(
         native, native_tokenizer, config, limit, batch_size=batch_size, **options
     )
@@ -110,7 +116,7 @@ def _open_tokenizer(
         raise ValueError("pipeline needs tokenizer= when model is an object")
     if tokenizer is not None and not isinstance(tokenizer, (str, os.PathLike)):
         native = getattr(tokenizer, "native", tokenizer)
-        return native, min(limit, int(getattr(tokenizer, "model_max_length", limit)))
+        return native, min(limit, int(getattr(tokenizer, "model_max_length", None) or limit))
     from smhf_native.tokenizer import Tokenizer
 
     place = folder if tokenizer is None else resolve(tokenizer, revision, needs=TOKENIZER_FILES, token=token)
