@@ -238,51 +238,48 @@ static smhf_status count_words(trainer *t, const smhf_text_view *texts, size_t c
 
 /* --- Alphabet -------------------------------------------------------------------------------- */
 
-/* Adds the `limit` most frequent characters to the vocabulary, in order of code point, and notes
- * their ids in index[code point]; of equally frequent ones the smaller code point stays. */
-static smhf_status make_alphabet(trainer *t, int64_t *frequency, uint32_t *index, smhf_error *err) {
-    size_t kept = 0, limit = t->options->limit_alphabet;
-    int64_t threshold = 0;  /* characters more frequent than it stay */
-    size_t ties = SIZE_MAX; /* and the first so many that are as frequent */
-    for (uint32_t c = 0; c < CODE_POINTS; c++) {
-        kept += (frequency[c] > 0);
+typedef struct character {
+    uint32_t code_point;
+    int64_t count;
+} character;
+
+static size_t count_above(const character *used, size_t count, int64_t threshold) {
+    size_t above = 0;
+    for (size_t i = 0; i < count; i++) {
+        above += (used[i].count > threshold);
     }
-    if (kept > limit) { /* bisection on the count: no sort needed */
+    return above;
+}
+
+/* Adds the `limit` most frequent of the characters (given in order of code point) to the
+ * vocabulary, in that order, and notes their ids in index[code point]; of equally frequent ones
+ * the smaller code points stay. */
+static smhf_status make_alphabet(trainer *t, const character *used, size_t count, uint32_t *index,
+                                 smhf_error *err) {
+    size_t limit = t->options->limit_alphabet, ties = SIZE_MAX;
+    int64_t threshold = 0; /* more frequent characters stay, and the first `ties` of as frequent */
+    if (count > limit) {   /* bisection on the count: no sort needed */
         int64_t low = 0, high = INT64_MAX;
         while (high - low > 1) {
             int64_t middle = low + (high - low) / 2;
-            size_t above = 0;
-            for (uint32_t c = 0; c < CODE_POINTS; c++) {
-                above += (frequency[c] > middle);
-            }
-            if (above > limit) {
+            if (count_above(used, count, middle) > limit) {
                 low = middle;
             } else {
                 high = middle;
             }
         }
-        size_t above = 0;
         threshold = high;
-        for (uint32_t c = 0; c < CODE_POINTS; c++) {
-            above += (frequency[c] > threshold);
-        }
-        ties = limit - above;
+        ties = limit - count_above(used, count, threshold);
     }
-    for (uint32_t c = 0; c < CODE_POINTS; c++) {
+    for (size_t i = 0; i < count; i++) {
         uint8_t bytes[4];
         int added;
-        index[c] = NONE;
-        if (frequency[c] == 0 || frequency[c] < threshold) {
+        if (used[i].count < threshold || (used[i].count == threshold && ties == 0)) {
             continue;
         }
-        if (frequency[c] == threshold) {
-            if (ties == 0) {
-                continue;
-            }
-            ties--;
-        }
-        SMHF_TRY(intern(&t->tokens, &t->arena, bytes, smhf_utf8_encode(c, bytes), &index[c], &added,
-                        err));
+        ties -= (used[i].count == threshold);
+        SMHF_TRY(intern(&t->tokens, &t->arena, bytes, smhf_utf8_encode(used[i].code_point, bytes),
+                        &index[used[i].code_point], &added, err));
     }
     return SMHF_OK;
 }
@@ -324,14 +321,13 @@ static smhf_status spell_words(trainer *t, const uint32_t *index, uint32_t *cont
     return SMHF_OK;
 }
 
-static smhf_status start_vocabulary(trainer *t, smhf_error *err) {
+/* Counts characters in words; those that occur, in order of code point. */
+static smhf_status count_characters(trainer *t, character **used, size_t *count, smhf_error *err) {
+    size_t capacity = 0;
     int64_t *frequency = smhf_calloc(CODE_POINTS, sizeof *frequency);
-    uint32_t *index = smhf_malloc(CODE_POINTS * sizeof *index);
-    uint32_t *continued = smhf_malloc(CODE_POINTS * sizeof *continued);
     smhf_status status = SMHF_OK;
-    if (frequency == NULL || index == NULL || continued == NULL) {
-        status = smhf_fail_nomem(err, "alphabet", CODE_POINTS * sizeof *frequency);
-        goto done;
+    if (frequency == NULL) {
+        return smhf_fail_nomem(err, "alphabet", CODE_POINTS * sizeof *frequency);
     }
     for (size_t w = 0; w < t->words.count; w++) {
         const item *word = &t->words.data[w];
@@ -341,14 +337,42 @@ static smhf_status start_vocabulary(trainer *t, smhf_error *err) {
             frequency[c] += word->count;
         }
     }
-    memset(continued, 0xFF, CODE_POINTS * sizeof *continued);
-    status = make_alphabet(t, frequency, index, err);
+    for (uint32_t c = 0; c < CODE_POINTS && status == SMHF_OK; c++) {
+        if (frequency[c] > 0) {
+            status = smhf_grow(used, &capacity, *count + 1, sizeof **used, err);
+            if (status == SMHF_OK) {
+                (*used)[(*count)++] = (character){c, frequency[c]};
+            }
+        }
+    }
+    smhf_free(frequency);
+    return status;
+}
+
+static smhf_status start_vocabulary(trainer *t, smhf_error *err) {
+    character *used = NULL;
+    size_t count = 0;
+    uint32_t *index = smhf_malloc(CODE_POINTS * sizeof *index);
+    uint32_t *continued = smhf_malloc(CODE_POINTS * sizeof *continued);
+    smhf_status status;
+    if (index == NULL || continued == NULL) {
+        status = smhf_fail_nomem(err, "alphabet", CODE_POINTS * sizeof *index);
+        goto done;
+    }
+    status = count_characters(t, &used, &count, err);
+    for (size_t i = 0; i < count; i++) { /* only characters that occur are ever looked up */
+        index[used[i].code_point] = NONE;
+        continued[used[i].code_point] = NONE;
+    }
+    if (status == SMHF_OK) {
+        status = make_alphabet(t, used, count, index, err);
+    }
     if (status == SMHF_OK) {
         status = spell_words(t, index, continued, err);
     }
 
 done:
-    smhf_free(frequency);
+    smhf_free(used);
     smhf_free(index);
     smhf_free(continued);
     return status;
