@@ -27,8 +27,8 @@ static void check_encoding(const smhf_encoding *e, const smhf_tokenizer *tokeniz
     for (size_t row = 0; row < e->rows; row++) {
         require(e->cu_seqlens[row] <= e->cu_seqlens[row + 1]);
         size_t length = (size_t)(e->cu_seqlens[row + 1] - e->cu_seqlens[row]);
-        /* Room for no token at all leaves an empty row and one row with everything. */
-        require(max_length <= 3 || length <= max_length);
+        /* A side with room for no token leaves an empty part and a row with everything of it. */
+        require(max_length <= 4 || length <= max_length);
         require(length <= e->longest);
     }
     for (size_t i = 0; i < e->tokens; i++) {
