@@ -75,10 +75,9 @@ PyObject *smhf_py_path(PyObject *object);
 #define SMHF_PY_SHARED_GIL
 #define SMHF_PY_NO_SUBINTERPRETERS
 #else
-#define SMHF_PY_OWN_GIL \
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#define SMHF_PY_OWN_GIL {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #define SMHF_PY_SHARED_GIL {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_SUPPORTED},
-#define SMHF_PY_NO_SUBINTERPRETERS \
+#define SMHF_PY_NO_SUBINTERPRETERS                                                                 \
     {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
 #endif
 
