@@ -142,6 +142,7 @@ def run(
             resources={"metadata": {"path": str(folder)}},
             shutdown_kernel="graceful",
         )
+        client.owns_km = True  # it was made for this run: nbclient must end the kernel with it
         try:
             client.execute()
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
