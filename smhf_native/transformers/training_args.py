@@ -70,7 +70,7 @@ _ONLY_DEFAULT: dict[str, tuple[Any, ...]] = {
     "batch_eval_metrics": (False, None),
     "include_inputs_for_metrics": (False, None),
     "include_for_metrics": (None, []),
-    "include_num_input_tokens_seen": (False, "no", None),
+    "include_num_input_tokens_seen": ("no", False, None),
     "debug": ("", None, []),
     "parallelism_config": (None,),
 }
