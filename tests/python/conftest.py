@@ -32,6 +32,12 @@ def skip_or_fail(kind: str, reason: str) -> None:
 
 
 @pytest.fixture(scope="session")
+def missing() -> Callable[[str, str], None]:
+    """``missing("cuda", "nvcc not found")``: skip, or fail where SMHF_REQUIRE asks for it."""
+    return skip_or_fail
+
+
+@pytest.fixture(scope="session")
 def repo_root() -> Path:
     return ROOT
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-
-from conftest import skip_or_fail
 
 SOURCE = """
 #include "backend/backend.h"
@@ -24,10 +23,13 @@ extern "C" const smhf_backend *smhf_backend_entry(void) {
 """
 
 
-def test_contract_compiles_with_nvcc(repo_root: Path, tmp_path: Path) -> None:
+def test_contract_compiles_with_nvcc(
+    repo_root: Path, tmp_path: Path, missing: Callable[[str, str], None]
+) -> None:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
-        skip_or_fail("cuda", "nvcc not found")
+        missing("cuda", "nvcc not found")
+    assert nvcc is not None
     source = tmp_path / "plugin.cu"
     source.write_text(SOURCE)
     command = [nvcc, "-c", str(source), "-o", str(tmp_path / "plugin.o"), f"-I{repo_root / 'csrc'}", "-arch=sm_90a"]
