@@ -173,6 +173,16 @@ static smhf_slot *free_slot(smhf_job *job) {
     return NULL;
 }
 
+/* Ranges that wait before another attempt. They count as running for fresh rows: an endpoint in
+ * trouble gets the same few batches again and not all of them. */
+static int sleeping(const smhf_job *job, double now) {
+    int count = 0;
+    for (size_t i = 0; i < job->pending_count; i++) {
+        count += job->pending[i].not_before > now;
+    }
+    return count;
+}
+
 static smhf_status start_requests(smhf_job *job, double now, smhf_error *err) {
     while (job->running < smhf_aimd_limit(&job->invoker->aimd) && now >= job->hold_until &&
            !job->want) {
@@ -182,7 +192,8 @@ static smhf_status start_requests(smhf_job *job, double now, smhf_error *err) {
         }
         if (take_pending(job, now, &slot->range)) {
             SMHF_TRY(same_batch(job, &slot->body, &slot->range, err));
-        } else if (job->cursor < job->rows) {
+        } else if (job->cursor < job->rows &&
+                   job->running + sleeping(job, now) < smhf_aimd_limit(&job->invoker->aimd)) {
             SMHF_TRY(next_batch(job, &slot->body, &slot->range, err));
         } else {
             return SMHF_OK;
@@ -363,6 +374,7 @@ smhf_status smhf_invoker_predict(smhf_invoker *invoker, const smhf_text_view *te
     if (invoker->options.deadline > 0.0) {
         job.deadline = smhf_now() + invoker->options.deadline;
     }
+    smhf_retry_budget_init(&invoker->budget, invoker->slots); /* one for each call */
     smhf_status status = begin_job(&job, err);
     if (status == SMHF_OK) {
         status = run_job(&job, poll, context, err);

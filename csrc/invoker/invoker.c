@@ -191,8 +191,8 @@ static smhf_status start(smhf_invoker *invoker, smhf_error *err) {
     o->max_response = (o->max_response > 0) ? o->max_response : (size_t)64 << 20;
     smhf_aimd_init(&invoker->aimd, o->connections);
     smhf_sizer_init(&invoker->sizer, o->batch_rows, o->batch_bytes);
-    invoker->budget.tokens = SMHF_RETRY_BUDGET;
     invoker->slots = (int)invoker->aimd.cap;
+    smhf_retry_budget_init(&invoker->budget, invoker->slots);
     smhf_stats_init(&invoker->stats, smhf_aimd_limit(&invoker->aimd), invoker->sizer.rows);
     smhf_transport_options transport = {
         .ca_file = o->ca_file,

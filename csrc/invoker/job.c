@@ -303,6 +303,9 @@ static smhf_status judge_refusal(smhf_job *job, smhf_slot *slot, smhf_fault *fau
         smhf_aimd_throttled(&job->invoker->aimd, slot->started, now);
         break;
     default:
+        if (!fault->executed) { /* not even reached */
+            smhf_aimd_throttled(&job->invoker->aimd, slot->started, now);
+        }
         break;
     }
     if (may_retry(job, &range, fault)) {

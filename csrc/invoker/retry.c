@@ -320,6 +320,11 @@ double smhf_retry_delay(smhf_jitter *jitter, int failures, double base, double c
     return delay;
 }
 
+void smhf_retry_budget_init(smhf_retry_budget *budget, int connections) {
+    budget->capacity = (connections > 4) ? 125 * connections : 500;
+    budget->tokens = budget->capacity;
+}
+
 int smhf_retry_cost(int throttled) {
     return throttled ? 5 : 14;
 }
@@ -334,7 +339,7 @@ int smhf_retry_take(smhf_retry_budget *budget, int cost) {
 
 void smhf_retry_refund(smhf_retry_budget *budget, int cost) {
     int tokens = budget->tokens + cost + 1;
-    budget->tokens = (tokens < SMHF_RETRY_BUDGET) ? tokens : SMHF_RETRY_BUDGET;
+    budget->tokens = (tokens < budget->capacity) ? tokens : budget->capacity;
 }
 
 /* --- how many at once, how many rows -----------------------------------------------------------

@@ -47,13 +47,13 @@ double smhf_jitter_next(smhf_jitter *jitter); /* [0, 1) */
 double smhf_retry_delay(smhf_jitter *jitter, int failures, double base, double cap, int throttled,
                         double retry_after);
 
-/* A bucket of 500 tokens: a retry takes 14 (5 when throttled), a success gives the retries of its
- * rows back and one more. */
-#define SMHF_RETRY_BUDGET 500
-
+/* A bucket of tokens: a retry takes 14 (5 when throttled), a success gives the retries of its rows
+ * back and one more. 500 as in botocore, more when more than four requests run at once. */
 typedef struct smhf_retry_budget {
-    int tokens;
+    int tokens, capacity;
 } smhf_retry_budget;
+
+void smhf_retry_budget_init(smhf_retry_budget *budget, int connections);
 
 int smhf_retry_cost(int throttled);
 /* 1 and the tokens are taken, or 0: none left. */

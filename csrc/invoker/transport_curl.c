@@ -457,8 +457,10 @@ static void judge(smhf_exchange *exchange, CURLcode code) {
     } else if (code == CURLE_PARTIAL_FILE || code == CURLE_WEIRD_SERVER_REPLY ||
                code == CURLE_UNSUPPORTED_PROTOCOL || code == CURLE_HTTP2) {
         fail_exchange(exchange, SMHF_E_HTTP, curl_easy_strerror(code));
-    } else if (code == CURLE_OUT_OF_MEMORY || exchange->no_memory) {
+    } else if (exchange->no_memory) {
         fail_exchange(exchange, SMHF_E_NOMEM, "out of memory");
+    } else if (code == CURLE_OUT_OF_MEMORY) { /* also what libcurl says of an endless header */
+        fail_exchange(exchange, SMHF_E_HTTP, "a header larger than libcurl takes, or no memory");
     } else if (code != CURLE_OK) {
         fail_exchange(exchange, SMHF_E_IO,
                       exchange->detail[0] != '\0' ? exchange->detail : curl_easy_strerror(code));
