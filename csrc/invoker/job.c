@@ -92,7 +92,7 @@ static smhf_status succeed(smhf_job *job, const smhf_slot *slot, double now) {
     job->successes++;
     job->streak = (smhf_streak){.probes = -1};
     job->asked = 0;
-    job->clock_fixed = 0;
+    job->clock_fixes = 0;
     smhf_retry_refund(&invoker->budget, slot->range.cost);
     smhf_aimd_success(&invoker->aimd);
     smhf_sizer_success(&invoker->sizer, slot->range.live, now - slot->started, slot->running);
@@ -244,9 +244,9 @@ static smhf_status judge_auth(smhf_job *job, smhf_slot *slot, const smhf_fault *
         *stop = *fault;
         return smhf_job_push(job, range, err);
     }
-    if (fault->clock && moved && !job->clock_fixed) {
-        job->clock_fixed = 1; /* signed with the endpoint's clock from now on */
-    } else if (fault->clock && job->clock_fixed == 1 && slot->started < job->hold_until) {
+    if (fault->clock && moved && job->clock_fixes < 2) {
+        job->clock_fixes++; /* signed with the endpoint's clock from now on */
+    } else if (fault->clock && !moved && slot->started < job->clock_moved) {
         /* signed before the clock was put right */
     } else if (slot->generation != smhf_invoker_generation(job->invoker)) {
         /* signed with credentials that have been replaced since */
@@ -264,14 +264,10 @@ static smhf_status judge_auth(smhf_job *job, smhf_slot *slot, const smhf_fault *
 }
 
 static smhf_status judge_refusal(smhf_job *job, smhf_slot *slot, smhf_fault *fault, double now,
-                                 smhf_fault *stop, smhf_error *err) {
+                                 int moved, smhf_fault *stop, smhf_error *err) {
     smhf_batch_range range = slot->range;
     smhf_sizer *sizer = &job->invoker->sizer;
     int hopeless = 0;
-    int moved = smhf_invoker_learn_skew(job->invoker, &slot->exchange);
-    if (moved) {
-        job->hold_until = fmax(job->hold_until, now); /* what started before was signed before */
-    }
     switch (fault->verdict) {
     case SMHF_VERDICT_AUTH:
         return judge_auth(job, slot, fault, moved, stop, err);
@@ -323,6 +319,10 @@ smhf_status smhf_job_judge(smhf_job *job, smhf_slot *slot, double now, smhf_faul
                            smhf_error *err) {
     smhf_fault fault;
     smhf_retry_classify(&slot->exchange, &fault);
+    int moved = smhf_invoker_learn_skew(job->invoker, &slot->exchange);
+    if (moved) {
+        job->clock_moved = now;
+    }
     for (size_t row = slot->range.first; row < slot->range.first + slot->range.count; row++) {
         if (owns(job, &slot->range, row)) {
             job->out->statuses[row] = (int16_t)fault.status;
@@ -333,7 +333,6 @@ smhf_status smhf_job_judge(smhf_job *job, smhf_slot *slot, double now, smhf_faul
     }
     if (fault.verdict == SMHF_VERDICT_OK) {
         smhf_error problem = SMHF_ERROR_INIT;
-        (void)smhf_invoker_learn_skew(job->invoker, &slot->exchange);
         smhf_status status =
             smhf_answers_parse(smhf_buffer_view(&slot->exchange.response.body), slot->range.live,
                                &job->labels, job->answers, &problem);
@@ -349,5 +348,5 @@ smhf_status smhf_job_judge(smhf_job *job, smhf_slot *slot, double now, smhf_faul
                  "HTTP %d, but not the answer asked for: %.300s", fault.status, problem.message);
     }
     smhf_invoker_redact(job->invoker, fault.message);
-    return judge_refusal(job, slot, &fault, now, stop, err);
+    return judge_refusal(job, slot, &fault, now, moved, stop, err);
 }

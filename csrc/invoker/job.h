@@ -56,7 +56,8 @@ typedef struct smhf_job {
     int asked;        /* for credentials since the last success */
     int want;         /* ask for credentials at the next poll */
     uint64_t refused; /* generation that was refused */
-    int clock_fixed;  /* since the last success */
+    double clock_moved; /* when the skew was last learnt; what started before was signed before */
+    int clock_fixes;    /* since the last success */
     smhf_fault auth;  /* why */
 } smhf_job;
 
