@@ -53,12 +53,12 @@ typedef struct smhf_job {
     double deadline;   /* monotonic; 0: none */
     uint64_t successes;
     smhf_streak streak;
-    int asked;        /* for credentials since the last success */
-    int want;         /* ask for credentials at the next poll */
-    uint64_t refused; /* generation that was refused */
+    int asked;          /* for credentials since the last success */
+    int want;           /* ask for credentials at the next poll */
+    uint64_t refused;   /* generation that was refused */
     double clock_moved; /* when the skew was last learnt; what started before was signed before */
     int clock_fixes;    /* since the last success */
-    smhf_fault auth;  /* why */
+    smhf_fault auth;    /* why */
 } smhf_job;
 
 /* Ends rows of the range with an error. */
