@@ -221,11 +221,13 @@ static void test_the_table_of_answers(void) {
     } cases[] = {
         {200, "", "", SMHF_VERDICT_OK, SMHF_ROW_OK},
         {400, "ValidationError", "{\"message\":\"x\"}", SMHF_VERDICT_FATAL, SMHF_ROW_HTTP},
-        {400, "ValidationException:http://a/b", "{\"message\":\"1 validation error: Member must have length less "
-         "than or equal to 6291456\"}", SMHF_VERDICT_SHRINK, SMHF_ROW_INPUT},
+        {400, "ValidationException:http://a/b",
+         "{\"message\":\"Member must have length less than or equal to 6291456\"}",
+         SMHF_VERDICT_SHRINK, SMHF_ROW_INPUT},
         {400, "ThrottlingException", "{\"message\":null}", SMHF_VERDICT_THROTTLED, SMHF_ROW_THROTTLED},
         {400, "com.amazon#ThrottlingException:", "", SMHF_VERDICT_THROTTLED, SMHF_ROW_THROTTLED},
-        {400, "", "{\"__type\":\"a.b#TooManyRequestsException\"}", SMHF_VERDICT_THROTTLED, SMHF_ROW_THROTTLED},
+        {400, "", "{\"__type\":\"a.b#TooManyRequestsException\"}", SMHF_VERDICT_THROTTLED,
+         SMHF_ROW_THROTTLED},
         {400, "", "{\"code\":400,\"type\":\"X\",\"message\":\"m\"}", SMHF_VERDICT_SPLIT, SMHF_ROW_MODEL},
         {400, "ExpiredTokenException", "", SMHF_VERDICT_AUTH, SMHF_ROW_AUTH},
         {401, "", "", SMHF_VERDICT_AUTH, SMHF_ROW_AUTH},
@@ -363,7 +365,7 @@ static void test_sizer(void) {
 /* --- whole calls ---------------------------------------------------------------------------------- */
 
 #define ROWS 40
-static char row_texts[ROWS][8];
+static char row_texts[ROWS][16];
 static smhf_text_view rows_of[ROWS];
 
 static void make_rows(void) {
@@ -384,7 +386,7 @@ static smhf_invoker *open_invoker(smhf_invoker_options *options) {
 }
 
 static void check_predictions(const smhf_predictions *p, int bad) {
-    char label[8];
+    char label[16];
     for (int i = 0; i < (int)p->rows; i++) {
         if (i == bad) {
             CHECK_INT(p->errors[i], SMHF_ROW_MODEL);

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from tests.support.fault_server import FaultServer, Reply, Request, answer, label_of, results, score_of
 
 import smhf_native as smhf
 from smhf_native.errors import BackendError, HTTPError
 from smhf_native.invoker import ROW_ERRORS, EndpointLookupError, Invoker, service_url
+from tests.support.fault_server import FaultServer, Reply, Request, answer, label_of, results, score_of
 
 TEXTS = [f"row {i}" for i in range(100)]
 
@@ -308,7 +308,8 @@ def test_names_of_local_endpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 )
 def test_arguments_are_checked(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        Invoker("http://127.0.0.1:1", **({"credentials": ("key", "secret")} if "region" in arguments else {}) | arguments)
+        keys = {"credentials": ("key", "secret")} if "region" in arguments else {}
+        Invoker("http://127.0.0.1:1", **(keys | arguments))
 
 
 def test_urls() -> None:
@@ -327,7 +328,8 @@ def test_urls() -> None:
 
 def test_texts_of_the_wrong_shape() -> None:
     with Invoker("http://127.0.0.1:1/") as invoker:
-        for value, match in (("text", "one str"), (pd.DataFrame({"a": ["x"]}), "DataFrame"), ({"a": 1}, "dict"), (3, "int")):
+        table = pd.DataFrame({"a": ["x"]})
+        for value, match in (("text", "one str"), (table, "DataFrame"), ({"a": 1}, "dict"), (3, "int")):
             with pytest.raises(TypeError, match=match):
                 invoker.predict(value)  # type: ignore[arg-type]
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.support.fault_server import FaultServer, Reply, Request, answer, date_header, label_of
 
 from smhf_native.invoker import Invoker
+from tests.support.fault_server import FaultServer, Reply, Request, answer, date_header, label_of
 
 TEXTS = [f"row {i}" for i in range(40)]
 REGION = "eu-west-1"
@@ -35,7 +35,8 @@ class Gate:
         return Reply(answer({"message": message}, 403, headers))
 
     def signature(self, request: Request, names: list[str], date: str) -> str:
-        signed = self.awsrequest.AWSRequest("POST", f"http://{request.headers['host']}{request.path}", data=request.body)
+        url = f"http://{request.headers['host']}{request.path}"
+        signed = self.awsrequest.AWSRequest("POST", url, data=request.body)
         for name in names:
             signed.headers[name] = request.headers[name]
         signed.context["timestamp"] = date
@@ -138,7 +139,8 @@ def test_keys_that_expire_in_the_middle(peer: Any) -> None:
 @pytest.mark.parametrize("shift", [600.0, -600.0, 86400.0])
 def test_wrong_clock_is_corrected(peer: Any, shift: float) -> None:
     gate = Gate(peer, shift)
-    with FaultServer(gate) as server, Invoker(server.url, region=REGION, credentials=gate.keys, batch_size=4) as invoker:
+    signed: dict[str, Any] = {"region": REGION, "credentials": gate.keys}
+    with FaultServer(gate) as server, Invoker(server.url, batch_size=4, **signed) as invoker:
         columns = invoker.predict_columns(TEXTS)
         assert list(columns["label"]) == [label_of(t) for t in TEXTS]
         assert abs(float(invoker.stats["skew"]) - shift) < 5

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from smhf_native.invoker import Invoker
 from tests.support.fault_server import (
     FaultServer,
     Reply,
@@ -22,8 +24,6 @@ from tests.support.fault_server import (
     results,
     score_of,
 )
-
-from smhf_native.invoker import Invoker
 
 ROWS = [f"row {i} äöü \U0001f600 \"quoted\" \\ \n" for i in range(96)]
 Fault = Callable[[Request], Reply]
@@ -55,6 +55,7 @@ def items(request: Request, change: Callable[[list[Any]], Any]) -> Reply:
     return Reply(answer(change(results(request.inputs))))
 
 
+CHUNKS = b"2\r\n[]\r\n0\r\n\r\n"
 FAULTS: dict[str, tuple[Fault, str]] = {
     "reset at once": (lambda r: Reply(after="reset"), "network"),
     "closed without a byte": (lambda r: Reply(after="close"), "network"),
@@ -77,7 +78,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "bad chunk size": (lambda r: Reply(framed("Transfer-Encoding: chunked\r\n", b"zz\r\n[]\r\n"), "close"), "network"),
     "no last chunk": (lambda r: Reply(framed("Transfer-Encoding: chunked\r\n", b"2\r\n[]\r\n"), "close"), "network"),
     "length and chunks": (
-        lambda r: Reply(framed("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", b"2\r\n[]\r\n0\r\n\r\n"), "close"),
+        lambda r: Reply(framed("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", CHUNKS), "close"),
         "network",
     ),
     "two lengths": (
@@ -98,7 +99,10 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "429": (lambda r: Reply(answer({"message": "slow"}, 429)), "throttled"),
     "503": (lambda r: Reply(answer("<html>busy</html>", 503)), "throttled"),
     "500": (lambda r: Reply(answer({"message": "boom"}, 500)), "http"),
-    "InternalFailure": (lambda r: Reply(answer({"message": "x"}, 500, {"x-amzn-errortype": "InternalFailure"})), "http"),
+    "InternalFailure": (
+        lambda r: Reply(answer({"message": "x"}, 500, {"x-amzn-errortype": "InternalFailure"})),
+        "http",
+    ),
     "502 of a proxy": (lambda r: Reply(answer("<html><body>Bad Gateway", 502)), "http"),
     "504": (lambda r: Reply(answer("", 504)), "http"),
     "530": (lambda r: Reply(answer({"message": "x"}, 530)), "http"),
@@ -315,7 +319,8 @@ def test_deadline() -> None:
 def test_chunked_trailers_and_interim_answers() -> None:
     def script(request: Request) -> Reply:
         body = json.dumps(results(request.inputs)).encode()
-        chunks = b"".join(f"{len(body[i : i + 7]):x};x=1\r\n".encode() + body[i : i + 7] + b"\r\n" for i in range(0, len(body), 7))
+        parts = [body[i : i + 7] for i in range(0, len(body), 7)]
+        chunks = b"".join(f"{len(part):x};x=1\r\n".encode() + part + b"\r\n" for part in parts)
         head = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         return Reply(head + chunks + b"0\r\nX-Trailer: 1\r\n\r\n")
 
@@ -325,8 +330,8 @@ def test_chunked_trailers_and_interim_answers() -> None:
 
 def test_best_of_several_labels() -> None:
     def script(request: Request) -> Reply:
-        rows = [[{"label": "low", "score": -1.0}, row, {"label": "lower", "score": -2.0}] for row in results(request.inputs)]
-        return Reply(answer(rows))
+        low, lower = {"label": "low", "score": -1.0}, {"label": "lower", "score": -2.0}
+        return Reply(answer([[low, row, lower] for row in results(request.inputs)]))
 
     with FaultServer(script) as server, Invoker(server.url, **QUICK) as invoker:
         check_rows(invoker.predict_columns(ROWS), ROWS)
@@ -340,7 +345,11 @@ def test_answers_in_another_order() -> None:
 
 
 def test_connection_closed_now_and_then() -> None:
-    script = lambda r: Reply(answer(results(r.inputs), 200, {"Connection": "close"}), "close" if r.number % 3 == 0 else "keep")  # noqa: E731
+    def script(request: Request) -> Reply | None:
+        if request.number % 3:
+            return None
+        return Reply(answer(results(request.inputs), 200, {"Connection": "close"}), "close")
+
     with FaultServer(script) as server, Invoker(server.url, **QUICK) as invoker:
         check_rows(invoker.predict_columns(ROWS), ROWS)
 

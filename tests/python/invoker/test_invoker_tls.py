@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.fault_server import FaultServer, Reply, answer, label_of, results
 
 from smhf_native.invoker import Invoker
+from tests.support.fault_server import FaultServer, Reply, answer, label_of, results
 
 TEXTS = [f"row {i}" for i in range(40)]
 
@@ -105,7 +105,7 @@ def test_cut_without_goodbye(folder: Path) -> None:
     def script(request):  # type: ignore[no-untyped-def]
         if request.number % 3 == 0:
             whole = answer(results(request.inputs))
-            head, _, body = whole.partition(b"\r\n\r\n")
+            _, _, body = whole.partition(b"\r\n\r\n")
             return Reply(b"HTTP/1.1 200 OK\r\n\r\n" + body[:-4], "reset" if request.number % 2 else "close")
         return None
 
