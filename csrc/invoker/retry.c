@@ -253,7 +253,7 @@ static void judge_status(smhf_fault *out, const error_body *body) {
 }
 
 static void write_sentence(const smhf_exchange *exchange, const error_body *body, smhf_fault *out) {
-    char origin[40] = "", request[100] = "";
+    char origin[40] = "", request[80] = "";
     if (body->original >= 0) {
         snprintf(origin, sizeof origin, " (container status %d)", body->original);
     }

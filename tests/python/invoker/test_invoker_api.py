@@ -177,6 +177,54 @@ def test_ctrl_c_keeps_what_is_answered() -> None:
         assert time.monotonic() - start < 0.7
 
 
+def test_ctrl_c_while_another_thread_calls() -> None:
+    script = lambda r: Reply(answer(results(r.inputs)), delay=1.0)  # noqa: E731
+    with FaultServer(script) as server, Invoker(server.url) as invoker:
+        thread = threading.Thread(target=invoker.predict_columns, args=(["a"],))
+        thread.start()
+        time.sleep(0.1)
+        interrupt_after(0.2)
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt) as caught:
+            invoker.predict_columns(TEXTS)
+        assert time.monotonic() - start < 0.7
+        assert set(caught.value.partial["kind"]) == {"cancelled"}  # type: ignore[attr-defined]
+        thread.join(5)
+
+
+def test_memory_is_given_back() -> None:
+    """Two hundred invokers, calls and failures later the process is no larger."""
+    code = """
+import gc, resource, sys
+from smhf_native.invoker import Invoker
+texts = ["text %d" % i for i in range(64)] + [None, "bad"]
+def once():
+    with Invoker(sys.argv[1], parameters={"a": 1}, region="eu-west-1", credentials=lambda: ("key", "secret", "t" * 500)) as i:
+        i.predict_columns(texts)
+        i.invoke("{}")
+def size():
+    gc.collect()
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+for _ in range(60):
+    once()
+before = size()
+for _ in range(200):
+    once()
+grown = size() - before
+assert grown < 600_000, grown
+"""
+
+    def script(request: Request) -> Reply | None:
+        bad = request.body == b"{}" or "bad" in request.inputs
+        return Reply(answer({"message": "m"}, 422)) if bad else None
+
+    with FaultServer(script) as server:
+        root = Path(__file__).resolve().parents[3]
+        command = [sys.executable, "-c", code, server.url]
+        ran = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=60, check=False)
+        assert ran.returncode == 0, ran.stderr
+
+
 def test_eight_threads_on_one_invoker() -> None:
     wrong: list[Any] = []
     with FaultServer() as server, Invoker(server.url, batch_size=7, connections=4) as invoker:
