@@ -139,6 +139,7 @@ static smhf_status send_slot(smhf_job *job, smhf_slot *slot, double now, smhf_er
     slot->used = 1;
     slot->started = now;
     slot->running = ++job->running;
+    smhf_pacer_start(&invoker->pacer, now);
     for (size_t row = slot->range.first; row < slot->range.first + slot->range.count; row++) {
         int mine = slot->range.probe ? ROW_PROBED : ROW_CLAIMED;
         if (job->state[row] == mine && job->out->attempts[row] < UINT16_MAX) {
@@ -174,18 +175,19 @@ static smhf_slot *free_slot(smhf_job *job) {
 }
 
 /* Ranges that wait before another attempt. They count as running for fresh rows: an endpoint in
- * trouble gets the same few batches again and not all of them. */
+ * trouble gets the same few batches again and not all of them. One that throttles but answers is
+ * not in trouble: the pacer finds its rate. */
 static int sleeping(const smhf_job *job, double now) {
-    int count = 0;
+    int count = 0, paced = job->invoker->pacer.on;
     for (size_t i = 0; i < job->pending_count; i++) {
-        count += job->pending[i].not_before > now;
+        count += job->pending[i].not_before > now && !(paced && job->pending[i].throttled);
     }
     return count;
 }
 
 static smhf_status start_requests(smhf_job *job, double now, smhf_error *err) {
     while (job->running < smhf_aimd_limit(&job->invoker->aimd) && now >= job->hold_until &&
-           !job->want) {
+           !job->want && smhf_pacer_wait(&job->invoker->pacer, now) == 0.0) {
         smhf_slot *slot = free_slot(job);
         if (slot == NULL) {
             return SMHF_OK;
@@ -244,6 +246,9 @@ static int wait_milliseconds(const smhf_job *job, double now) {
     }
     if (job->pending_count == 0 && job->hold_until > now) {
         until = fmin(until, job->hold_until);
+    }
+    if (job->cursor < job->rows && smhf_pacer_wait(&job->invoker->pacer, now) > 0.0) {
+        until = fmin(until, now + smhf_pacer_wait(&job->invoker->pacer, now));
     }
     if (job->deadline > 0.0) {
         until = fmin(until, job->deadline);

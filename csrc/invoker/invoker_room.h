@@ -69,6 +69,7 @@ struct smhf_invoker {
     smhf_jitter jitter;
     smhf_retry_budget budget;
     smhf_aimd aimd;
+    smhf_pacer pacer;
     smhf_sizer sizer;
     int slots;   /* connections at most */
     double skew; /* seconds added to our clock when signing */

@@ -218,6 +218,7 @@ static smhf_status retry(smhf_job *job, smhf_batch_range *range, const smhf_faul
     double delay = smhf_retry_delay(&job->invoker->jitter, failures, o->backoff_base,
                                     o->backoff_cap, throttled, retry_after);
     range->not_before = now + delay;
+    range->throttled = throttled;
     if (throttled && retry_after > 0.0) {
         job->hold_until = fmax(job->hold_until, now + fmin(retry_after, 60.0));
     }
@@ -323,6 +324,8 @@ smhf_status smhf_job_judge(smhf_job *job, smhf_slot *slot, double now, smhf_faul
     if (moved) {
         job->clock_moved = now;
     }
+    smhf_pacer_answer(&job->invoker->pacer, slot->started, now,
+                      fault.verdict == SMHF_VERDICT_THROTTLED);
     for (size_t row = slot->range.first; row < slot->range.first + slot->range.count; row++) {
         if (owns(job, &slot->range, row)) {
             job->out->statuses[row] = (int16_t)fault.status;

@@ -11,8 +11,9 @@ typedef struct smhf_batch_range {
     size_t live;  /* rows that still need a result */
     int failures; /* answers that failed, throttled ones apart */
     int throttles;
-    int cost;  /* retry budget taken, given back on success */
-    int probe; /* a single row that tells whether anything can succeed */
+    int throttled; /* that was the last verdict */
+    int cost;      /* retry budget taken, given back on success */
+    int probe;     /* a single row that tells whether anything can succeed */
     double not_before;
 } smhf_batch_range;
 

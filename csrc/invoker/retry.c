@@ -366,6 +366,46 @@ void smhf_aimd_throttled(smhf_aimd *aimd, double started, double now) {
     }
 }
 
+#define WINDOW 0.25 /* seconds */
+#define PLATEAU 1.5 /* seconds from a cut until the old rate is reached again */
+
+static double pacer_rate(const smhf_pacer *pacer, double now) {
+    double t = (now - pacer->cut) / PLATEAU - 1.0;
+    double rate = pacer->peak * (1.0 + 0.3 * t * t * t);
+    return fmax(fmin(rate, 2.0 * pacer->measured), 0.5);
+}
+
+void smhf_pacer_answer(smhf_pacer *pacer, double started, double now, int throttled) {
+    double elapsed = now - pacer->window;
+    if (elapsed > 4 * WINDOW) { /* between calls */
+        pacer->window = now;
+        pacer->count = 0;
+    } else if (elapsed >= WINDOW || (throttled && pacer->measured == 0.0 && pacer->count > 0)) {
+        double rate = pacer->count / fmax(elapsed, 0.02);
+        pacer->measured = (pacer->measured > 0.0) ? 0.5 * (pacer->measured + rate) : rate;
+        pacer->window = now;
+        pacer->count = 0;
+    }
+    pacer->count += !throttled;
+    if (throttled && started >= pacer->cut && pacer->measured > 0.0) {
+        pacer->peak = pacer->on ? fmin(pacer->measured, pacer_rate(pacer, now)) : pacer->measured;
+        pacer->cut = now;
+        pacer->on = 1;
+    } else if (pacer->on && now - pacer->cut > 8.0 * PLATEAU) {
+        pacer->on = 0;
+    }
+}
+
+double smhf_pacer_wait(const smhf_pacer *pacer, double now) {
+    return (pacer->on && pacer->next > now) ? pacer->next - now : 0.0;
+}
+
+void smhf_pacer_start(smhf_pacer *pacer, double now) {
+    if (pacer->on) { /* up to 20 ms of lateness are caught up with */
+        pacer->next = fmax(pacer->next, now - 0.02) + 1.0 / pacer_rate(pacer, now);
+    }
+}
+
 #define AUTO_ROWS 32
 #define AUTO_ROWS_CAP                                                                              \
     256 /* containers without dynamic batching pad the whole list as one batch                     \

@@ -74,6 +74,24 @@ void smhf_aimd_success(smhf_aimd *aimd);
 /* A throttled answer to a request started at `started`: at most one halving per round trip. */
 void smhf_aimd_throttled(smhf_aimd *aimd, double started, double now);
 
+/* The rate of requests after a throttle: the cubic of botocore's adaptive mode (cut to 0.7, back at
+ * the old rate after a while, then beyond). It works where one connection alone is already too
+ * fast. */
+typedef struct smhf_pacer {
+    int on;
+    double measured;  /* answers per second that were not throttled, smoothed; 0: none yet */
+    double window;    /* start of the current window */
+    int count;        /* answers in it */
+    double peak, cut; /* rate at the last cut, its time */
+    double next;      /* earliest next start */
+} smhf_pacer;
+
+void smhf_pacer_answer(smhf_pacer *pacer, double started, double now, int throttled);
+/* Seconds until a request may start; 0: now. */
+double smhf_pacer_wait(const smhf_pacer *pacer, double now);
+/* A request starts now. */
+void smhf_pacer_start(smhf_pacer *pacer, double now);
+
 /* The size of a batch: doubles while the cost per row falls, halves when the endpoint says too
  * much. */
 typedef struct smhf_sizer {

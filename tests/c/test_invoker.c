@@ -342,6 +342,32 @@ static void test_aimd(void) {
     CHECK_INT(smhf_aimd_limit(&aimd), 1);
 }
 
+/* An endpoint that takes 200 requests a second, asked as fast as the pacer lets us. */
+static void test_pacer(void) {
+    smhf_pacer pacer = {0};
+    double tokens = 20.0, now = 100.0;
+    int served = 0, refused = 0;
+    smhf_pacer_answer(&pacer, now, now, 1);
+    CHECK_INT(pacer.on, 0); /* nothing has been answered yet: there is no rate to cut */
+    for (int step = 0; step < 30000; step++) {
+        now += 0.001;
+        tokens = fmin(tokens + 0.2, 20.0);
+        while (smhf_pacer_wait(&pacer, now) == 0.0 && served + refused < 10 * (step + 1)) {
+            int taken = tokens >= 1.0;
+            smhf_pacer_start(&pacer, now);
+            tokens -= taken;
+            served += taken;
+            refused += !taken;
+            smhf_pacer_answer(&pacer, now, now, !taken);
+        }
+    }
+    CHECK(served >= 30 * 200 * 8 / 10); /* at least 80% of what it takes */
+    CHECK(refused <= served * 5 / 100);
+    now += 60.0;
+    smhf_pacer_answer(&pacer, now, now, 0);
+    CHECK_INT(pacer.on, 0); /* forgotten after a while */
+}
+
 static void test_sizer(void) {
     smhf_sizer sizer;
     smhf_sizer_init(&sizer, 0, 0);
@@ -620,6 +646,7 @@ int main(void) {
     RUN(test_delays);
     RUN(test_budget);
     RUN(test_aimd);
+    RUN(test_pacer);
     RUN(test_sizer);
     RUN(test_predict);
     RUN(test_bad_row_alone);
