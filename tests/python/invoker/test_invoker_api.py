@@ -199,7 +199,8 @@ import gc, resource, sys
 from smhf_native.invoker import Invoker
 texts = ["text %d" % i for i in range(64)] + [None, "bad"]
 def once():
-    with Invoker(sys.argv[1], parameters={"a": 1}, region="eu-west-1", credentials=lambda: ("key", "secret", "t" * 500)) as i:
+    keys = lambda: ("key", "secret", "t" * 500)
+    with Invoker(sys.argv[1], parameters={"a": 1}, region="eu-west-1", credentials=keys) as i:
         i.predict_columns(texts)
         i.invoke("{}")
 def size():
