@@ -565,7 +565,7 @@ def test_sigterm_drains(tmp_path):
         from smhf_native.server import Server
 
         def slow(rows):
-            time.sleep(0.6)
+            time.sleep(2.0)
             return [[0.5, 0.1]] * len(rows)
 
         server = Server()
@@ -595,7 +595,9 @@ def test_sigterm_drains(tmp_path):
             jobs = [pool.submit(post, at, {"inputs": "a"}) for _ in range(5)]
             time.sleep(0.3)
             process.send_signal(signal.SIGTERM)
-            time.sleep(0.15)
+            deadline = time.monotonic() + 1.5  # while the first batch is still being computed
+            while ping(at) != 503 and time.monotonic() < deadline:
+                time.sleep(0.02)
             assert ping(at) == 503
             assert post(at, {"inputs": "late"})[0] == 503
             assert [job.result(20)[0] for job in jobs] == [200] * 5  # none of them was dropped
