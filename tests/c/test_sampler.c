@@ -1,10 +1,8 @@
 /* test_sampler.c: the writing side of the trace room: /proc rates worked out by hand from fake
  * files, the sampling thread, the framework event writer; what they write, our reader reads back.
  */
-#include "smhf_test.h"
+#include "trace_support.h"
 
-#include "common/file.h"
-#include "common/mem.h"
 #include "trace/sampler_internal.h"
 #include "trace/trace.h"
 
@@ -14,46 +12,6 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-static char scratch_folder[] = "/tmp/smhf_test_sampler_XXXXXX";
-
-static const char *scratch(const char *name) {
-    static char paths[8][512];
-    static int next;
-    char *path = paths[next++ % 8];
-    snprintf(path, sizeof paths[0], "%s/%s", scratch_folder, name);
-    return path;
-}
-
-static void put(const char *path, const char *text) {
-    char folder[512];
-    snprintf(folder, sizeof folder, "%s", path);
-    *strrchr(folder, '/') = '\0';
-    CHECK_INT(smhf_trace_make_folders(folder, NULL), SMHF_OK);
-    CHECK_INT(smhf_file_write_atomic(path, smhf_bytes_from_string(text), NULL), SMHF_OK);
-}
-
-/* Fails allocation 1, 2, 3, ... of a scenario until it gets through; nothing may leak. */
-static void torture(smhf_status (*scenario)(const char *, smhf_error *), const char *path) {
-    int64_t live = smhf_mem_live();
-    for (uint64_t n = 1; n < 2000; n++) {
-        smhf_error err = SMHF_ERROR_INIT;
-        smhf_mem_fail_at(n);
-        smhf_status status = scenario(path, &err);
-        int hit = smhf_mem_fail_hit();
-        smhf_mem_fail_at(0);
-        CHECK_INT(smhf_mem_live(), live);
-        if (!hit) {
-            CHECK_INT(status, SMHF_OK);
-            return;
-        }
-        if (status != SMHF_OK) { /* giving surplus memory back may fail without harm */
-            CHECK_INT(status, SMHF_E_NOMEM);
-            CHECK(err.message[0] != '\0');
-        }
-    }
-    CHECK(0);
-}
 
 /* --- Sampler
  * -----------------------------------------------------------------------------------------------
@@ -384,7 +342,7 @@ static void test_steady_state_allocates_nothing(void) {
 }
 
 int main(void) {
-    if (mkdtemp(scratch_folder) == NULL) {
+    if (scratch_open() != 0) {
         return 1;
     }
     RUN(test_machine_rates);
@@ -396,9 +354,7 @@ int main(void) {
     RUN(test_event_writer_threads);
     RUN(test_writers_out_of_memory);
     RUN(test_steady_state_allocates_nothing);
-    char command[600];
-    snprintf(command, sizeof command, "rm -rf '%s'", scratch_folder);
-    if (system(command) != 0) {
+    if (scratch_close() != 0) {
         return 1;
     }
     return smhf_test_finish();

@@ -1,34 +1,13 @@
 /* test_trace.c: the trace room. Formats and malformations are those of spec/trace.md section 1;
  * expected numbers are worked out by hand from the texts, or by counting braces. */
-#include "smhf_test.h"
+#include "trace_support.h"
 
-#include "common/file.h"
-#include "common/mem.h"
-#include "trace/trace_internal.h"
 #include "trace/trace.h"
 
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-
-static char scratch_folder[] = "/tmp/smhf_test_trace_XXXXXX";
-
-static const char *scratch(const char *name) {
-    static char paths[8][512];
-    static int next;
-    char *path = paths[next++ % 8];
-    snprintf(path, sizeof paths[0], "%s/%s", scratch_folder, name);
-    return path;
-}
-
-static void put(const char *path, const char *text) {
-    char folder[512];
-    snprintf(folder, sizeof folder, "%s", path);
-    *strrchr(folder, '/') = '\0';
-    CHECK_INT(smhf_trace_make_folders(folder, NULL), SMHF_OK);
-    CHECK_INT(smhf_file_write_atomic(path, smhf_bytes_from_string(text), NULL), SMHF_OK);
-}
 
 static smhf_status open_status(const char *text, int strict, size_t read_size, smhf_trace **out,
                                smhf_error *err) {
@@ -624,28 +603,6 @@ static smhf_status whole_scenario(const char *path, smhf_error *err) {
     return status;
 }
 
-/* Fails allocation 1, 2, 3, ... of a scenario until it gets through; nothing may leak. */
-static void torture(smhf_status (*scenario)(const char *, smhf_error *), const char *path) {
-    int64_t live = smhf_mem_live();
-    for (uint64_t n = 1; n < 2000; n++) {
-        smhf_error err = SMHF_ERROR_INIT;
-        smhf_mem_fail_at(n);
-        smhf_status status = scenario(path, &err);
-        int hit = smhf_mem_fail_hit();
-        smhf_mem_fail_at(0);
-        CHECK_INT(smhf_mem_live(), live);
-        if (!hit) {
-            CHECK_INT(status, SMHF_OK);
-            return;
-        }
-        if (status != SMHF_OK) { /* giving surplus memory back may fail without harm */
-            CHECK_INT(status, SMHF_E_NOMEM);
-            CHECK(err.message[0] != '\0');
-        }
-    }
-    CHECK(0);
-}
-
 static void test_reader_out_of_memory(void) {
     put(scratch("oom/system/incremental/2020061000/1591748100.algo-1.json"),
         ROW_A "\n" ROW_B "\n{\"Type\": \"cpu");
@@ -656,7 +613,7 @@ static void test_reader_out_of_memory(void) {
 }
 
 int main(void) {
-    if (mkdtemp(scratch_folder) == NULL) {
+    if (scratch_open() != 0) {
         return 1;
     }
     RUN(test_times_are_exact);
@@ -681,9 +638,7 @@ int main(void) {
     RUN(test_stranger_in_a_folder);
     RUN(test_tensorflow_metadata);
     RUN(test_reader_out_of_memory);
-    char command[600];
-    snprintf(command, sizeof command, "rm -rf '%s'", scratch_folder);
-    if (system(command) != 0) {
+    if (scratch_close() != 0) {
         return 1;
     }
     return smhf_test_finish();
