@@ -252,13 +252,14 @@ def line_chart(
     inner: list[str] = []
     for value in y_ticks:
         inner.append(_grid(_scale(value, y_low, y_high, flip=True)))
+    left = _room_for_labels(x_low, x_high)
     for index, line in enumerate(lines, 1):
-        scale = (x_low, x_high, y_low, y_high)
+        scale = (left, x_high, y_low, y_high)
         inner.extend(_line_paths(line, index, scale, fill=len(lines) == 1, most=max_points))
     if threshold is not None and y_low <= threshold <= y_high:
         level = _scale(threshold, y_low, y_high, flip=True)
         inner.append(f'<path class="sc-m" vector-effect="non-scaling-stroke" d="M0,{level}H1000"/>')
-    inner.extend(_hover(lines, unit, x_unit, x_low, x_high, x_start, hover_columns))
+    inner.extend(_hover(lines, unit, x_unit, (left, x_low, x_high), x_start, hover_columns))
     out.append(frame.plot(inner))
 
     for tick in y_ticks:
@@ -266,7 +267,7 @@ def line_chart(
         label = escape(format_value(tick, unit))
         out.append(f'<text class="sc-y" x="1.2%" y="{max(y - 4, frame.top - 2):.1f}">{label}</text>')
     ticks = nice_ticks(x_low, x_high, 7 if len(x_unit) < 3 else 5)
-    out.extend(frame.x_axis(ticks, x_low, x_high, x_unit, x_label))
+    out.extend(frame.x_axis(ticks, left, x_high, x_unit, x_label))
     out.append("</svg>")
     return "".join(out)
 
@@ -305,8 +306,7 @@ def histogram(
     if len(edges) != len(counts) + 1 or not counts or max(counts) <= 0:
         raise ValueError(f"chart {title!r}: {len(counts)} counts with {len(edges)} edges, or nothing counted")
     low, high, most = float(edges[0]), float(edges[-1]), float(max(counts))
-    # Room at the left, so that the labels of the y axis do not lie on the first bars.
-    x_low = low - 0.09 * (high - low)
+    x_low = _room_for_labels(low, high)
     frame = _Frame(height, 0)
     text = f"{title}: {sum(counts)} {count_word} from {format_value(low, unit)} to {format_value(high, unit)}"
     out = frame.open(title, text, css, subtitle)
@@ -503,6 +503,11 @@ class _Frame:
         return out
 
 
+def _room_for_labels(low: float, high: float) -> float:
+    """Where the x axis starts, so that the labels of the y axis do not lie on the data."""
+    return low - 0.09 * (high - low)
+
+
 def _plain(value: float) -> str:
     if value == int(value) and abs(value) < 1e15:
         return str(int(value))
@@ -580,12 +585,12 @@ def _hover(
     lines: Sequence[Line],
     unit: str,
     x_unit: str,
-    x_low: float,
-    x_high: float,
+    span: tuple[float, float, float],
     x_start: float | None,
     most_columns: int,
 ) -> list[str]:
-    """Transparent columns whose titles give the numbers of a span."""
+    """Transparent columns whose titles give the numbers of a span (left end of the plot, first x, last x)."""
+    left, x_low, x_high = span
     most = max(line.x.size for line in lines)
     columns = max(1, min(most_columns, most))
     edges = np.linspace(x_low, x_high, columns + 1)
@@ -593,7 +598,8 @@ def _hover(
     spans: list[tuple[Line, NDArray[np.intp]]] = [
         (line, np.append(np.searchsorted(line.x, edges[:-1], side="left"), line.x.size)) for line in lines
     ]
-    width = 1000 / columns
+    start = float(_scale(x_low, left, x_high, 1000))
+    width = (1000 - start) / columns
     for column in range(columns):
         texts = []
         for line, place in spans:
@@ -616,8 +622,10 @@ def _hover(
         if x_start is not None:
             when += f" ({clock(x_start + middle)})"
         title = escape("\n".join([when, *texts]))
+        # The first column also covers the room of the labels: no place of the drawing is mute.
+        x = start + column * width if column else 0.0
         out.append(
-            f'<rect class="sc-h" x="{_n(column * width)}" y="0" width="{_n(width)}" height="100">'
+            f'<rect class="sc-h" x="{_n(x)}" y="0" width="{_n(start + (column + 1) * width - x)}" height="100">'
             f"<title>{title}</title></rect>"
         )
     return out
