@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # Child processes (jobs, kernels, the CLI) must find this checkout's package.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+# A shell's background job (`make test &`) starts with Ctrl-C ignored, children inherit that, and the
+# tests of Ctrl-C would wait for an interrupt that Python never sees.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 PEERS = {"torch", "transformers", "datasets", "onnxruntime", "accelerate"}
 
 
