@@ -6,9 +6,9 @@
  * Work is split over common/pool.h in chunks that depend on shapes only, so results are bit-equal
  * for any number of threads. Matrix products go to OpenBLAS through a provider library that is
  * opened at the first product, else to plain C (SMHF_BLAS=plain forces that).
- * SMHF_CPU_TIER=scalar|avx2|avx512 forces a lower tier of kernels than the processor has.
- * Threads: the table is immutable; a device is used by one thread at a time, several devices may
- * work at once. Ownership: the table is static. */
+ * SMHF_CPU_TIER (scalar, avx2, avx2-vnni, avx512, avx512-vnni, avx512-bf16, amx) forces a lower
+ * tier of kernels than the processor has. Threads: the table is immutable; a device is used by one
+ * thread at a time, several devices may work at once. Ownership: the table is static. */
 #ifndef SMHF_BACKEND_CPU_BACKEND_CPU_H
 #define SMHF_BACKEND_CPU_BACKEND_CPU_H
 

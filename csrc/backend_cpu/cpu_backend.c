@@ -3,6 +3,7 @@
  * Ops run before they return, so the queue is always empty and sync only reports. */
 #include "backend_cpu/backend_cpu.h"
 #include "backend_cpu/cpu_device.h"
+#include "backend_cpu/cpu_lowp.h"
 #include "common/mem.h"
 #include "common/pool.h"
 
@@ -17,14 +18,14 @@
 
 /* ---- life ----------------------------------------------------------------------------------- */
 
-static void fill_info(smhf_device_info *info, const cpu_kernels *kernels, const char *matmul) {
+static void fill_info(smhf_device_info *info, const cpu_features *features, const char *matmul) {
     memset(info, 0, sizeof *info);
     cpu_features_name(info->name, sizeof info->name);
-    snprintf(info->tier, sizeof info->tier, "%s", kernels->tier);
+    snprintf(info->tier, sizeof info->tier, "%s", features->tier);
     info->units = smhf_pool_threads();
     snprintf(info->detail, sizeof info->detail, "%d thread%s, %s", (int)info->units,
              info->units == 1 ? "" : "s", matmul);
-    info->caps = SMHF_CAP_HOST_MEMORY;
+    info->caps = SMHF_CAP_HOST_MEMORY | cpu_lowp_caps(features);
     long pages = sysconf(_SC_PHYS_PAGES), free_pages = sysconf(_SC_AVPHYS_PAGES);
     long size = sysconf(_SC_PAGESIZE);
     if (pages > 0 && free_pages > 0 && size > 0) {
@@ -43,7 +44,9 @@ static smhf_status check_ordinal(int32_t ordinal, smhf_error *err) {
 
 static smhf_status cpu_probe(int32_t ordinal, smhf_device_info *info, smhf_error *err) {
     SMHF_TRY(check_ordinal(ordinal, err));
-    fill_info(info, cpu_features_kernels(), "matmul library opened at first use");
+    cpu_features features;
+    cpu_features_get(&features);
+    fill_info(info, &features, "matmul library opened at first use");
     return SMHF_OK;
 }
 
@@ -56,7 +59,8 @@ static smhf_status cpu_open(int32_t ordinal, smhf_device **out, smhf_error *err)
     }
     cpu->base.backend = smhf_cpu_backend();
     cpu->base.failure = (smhf_error)SMHF_ERROR_INIT;
-    cpu->kernels = cpu_features_kernels();
+    cpu_features_get(&cpu->features);
+    cpu->kernels = cpu->features.kernels;
     *out = &cpu->base;
     return SMHF_OK;
 }
@@ -74,7 +78,7 @@ static void cpu_close(smhf_device *dev) {
 
 static void cpu_describe(smhf_device *dev, smhf_device_info *info) {
     cpu_device *cpu = (cpu_device *)dev;
-    fill_info(info, cpu->kernels,
+    fill_info(info, &cpu->features,
               cpu->matmul.ready ? cpu->matmul.name : "matmul library opened at first use");
 }
 
@@ -83,11 +87,13 @@ static smhf_status cpu_reserve(smhf_device *dev, const smhf_limits *limits, smhf
     cpu_matmul_of(cpu);
     size_t attention = cpu_attention_scratch(&cpu->tiles, limits->length);
     size_t linear = cpu_linear_scratch(&cpu->tiles);
+    size_t lowp = cpu_lowp_scratch(&cpu->features, limits);
     size_t partials = limits->training ? cpu_layernorm_partials(limits->tokens, limits->hidden) : 0;
     partials = partials > 0 && partials < NORM_PARTIALS ? NORM_PARTIALS : partials;
     smhf_error before = dev->failure;
     dev->failure = (smhf_error)SMHF_ERROR_INIT;
-    int fine = cpu_slots_reserve(cpu, attention > linear ? attention : linear) &&
+    size_t slots = attention > linear ? attention : linear;
+    int fine = cpu_slots_reserve(cpu, slots > lowp ? slots : lowp) &&
                (partials == 0 || cpu_partials_reserve(cpu, partials) != NULL);
     smhf_error failure = dev->failure;
     dev->failure = before;
@@ -227,12 +233,7 @@ const cpu_matmul *cpu_matmul_of(cpu_device *cpu) {
     return &cpu->matmul;
 }
 
-/* ---- tensors and weights -------------------------------------------------------------------- */
-
-static const char *dtype_name(smhf_dtype dtype) {
-    static const char *const names[] = {"fp32", "bf16", "int8", "int32"};
-    return (unsigned)dtype < 4 ? names[dtype] : "unknown";
-}
+/* ---- tensors -------------------------------------------------------------------------------- */
 
 int cpu_all_f32(smhf_device *dev, const char *op, const smhf_tensor *tensors, size_t count) {
     for (size_t i = 0; i < count; i++) {
@@ -242,44 +243,11 @@ int cpu_all_f32(smhf_device *dev, const char *op, const smhf_tensor *tensors, si
         if (tensors[i].dtype != SMHF_DTYPE_F32 || tensors[i].layout != SMHF_LAYOUT_ROWS) {
             smhf_device_fail(dev, SMHF_E_UNSUPPORTED,
                              "%s on the processor: argument %zu is %s, this build computes in fp32",
-                             op, i + 1, dtype_name(tensors[i].dtype));
+                             op, i + 1, cpu_dtype_name(tensors[i].dtype));
             return 0;
         }
     }
     return 1;
-}
-
-static smhf_status cpu_weight_prepare(smhf_device *dev, smhf_weight **out, smhf_tensor source,
-                                      const smhf_weight_options *options, smhf_error *err) {
-    (void)dev;
-    *out = NULL;
-    if (options->compute != SMHF_DTYPE_F32) {
-        return smhf_fail(err, SMHF_E_UNSUPPORTED,
-                         "%s weights on the processor: this build computes in fp32; use "
-                         "precision=\"fp32\"",
-                         dtype_name(options->compute));
-    }
-    if (source.dtype != SMHF_DTYPE_F32 || source.layout != SMHF_LAYOUT_ROWS) {
-        return smhf_fail(err, SMHF_E_ARG, "weight of %d x %d: expected fp32 rows, found %s",
-                         (int)source.rows, (int)source.cols, dtype_name(source.dtype));
-    }
-    smhf_weight *weight = smhf_calloc(1, sizeof *weight);
-    if (weight == NULL) {
-        return smhf_fail_nomem(err, "weight", sizeof *weight);
-    }
-    weight->source = source;
-    *out = weight;
-    return SMHF_OK;
-}
-
-static void cpu_weight_refresh(smhf_device *dev, smhf_weight *weight) {
-    (void)dev; /* the products read the source itself */
-    (void)weight;
-}
-
-static void cpu_weight_free(smhf_device *dev, smhf_weight *weight) {
-    (void)dev;
-    smhf_free(weight);
 }
 
 static const smhf_backend cpu_table = {

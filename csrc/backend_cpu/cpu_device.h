@@ -2,16 +2,20 @@
 #ifndef SMHF_BACKEND_CPU_CPU_DEVICE_H
 #define SMHF_BACKEND_CPU_CPU_DEVICE_H
 
+#include "backend_cpu/cpu_epilogue.h"
+#include "backend_cpu/cpu_features.h"
 #include "backend_cpu/cpu_kernels.h"
 #include "backend_cpu/cpu_matmul.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 typedef struct cpu_device {
     smhf_device base; /* first: a smhf_device * is a cpu_device * */
-    const cpu_kernels *kernels;
-    cpu_matmul matmul; /* for a whole product, from one thread */
-    cpu_matmul tiles;  /* for products in several threads at once: the same, or plain C */
+    cpu_features features;
+    const cpu_kernels *kernels; /* features.kernels */
+    cpu_matmul matmul;          /* for a whole product, from one thread */
+    cpu_matmul tiles;           /* for products in several threads at once: the same, or plain C */
 
     /* scratch for bodies of a parallel loop: each takes a slot for as long as it runs */
     char *slots;
@@ -24,9 +28,56 @@ typedef struct cpu_device {
     size_t partials_bytes;
 } cpu_device;
 
+/* A weight in the order of a product's kernel; made at the first product that asks. */
+typedef struct cpu_panels {
+    void *data;       /* kept over a refresh, so that a steady state allocates nothing */
+    size_t bytes;     /* of data */
+    atomic_int fresh; /* data holds what source holds now */
+} cpu_panels;
+
+/* Devices that share a weight run the same tier: panels are in its order. */
 struct smhf_weight {
-    smhf_tensor source; /* F32: the weight is its source */
+    smhf_tensor source; /* F32, [N, K], rows ld apart */
+    smhf_dtype compute; /* F32, BF16, I8 */
+    uint32_t uses;      /* SMHF_WEIGHT_FORWARD, _BACKWARD */
+    pthread_mutex_t lock;
+    cpu_panels forward, backward; /* behind lock until fresh */
+    atomic_int products;          /* forward products since the last refresh */
 };
+
+/* One linear layer's product: sums [m, n] of a [m, k], row layout F32, with
+ *   SMHF_WEIGHT_FORWARD:  W^T (n = source.rows, k = source.cols): y = x W^T
+ *   SMHF_WEIGHT_BACKWARD: W   (n = source.cols, k = source.rows): dx = dy W
+ * then the epilogue. a never aliases epilogue.y; epilogue.saved may be epilogue.y. m, n, k may be
+ * 0. */
+typedef struct cpu_product {
+    cpu_device *cpu;
+    const smhf_weight *weight;
+    uint32_t use;
+    const float *a;
+    int64_t lda;
+    int32_t m, n, k;
+    cpu_epilogue epilogue;
+} cpu_product;
+
+void cpu_f32_linear(const cpu_product *product);
+/* dw [N, K] += dy^T x over `rows` rows. */
+void cpu_f32_weight_gradient(cpu_device *cpu, smhf_tensor dw, smhf_tensor dy, smhf_tensor x,
+                             int32_t rows);
+
+/* Writes a weight's panels for one use; may use the pool. */
+typedef void (*cpu_pack_fn)(void *panels, const smhf_weight *weight, uint32_t use,
+                            const cpu_features *features);
+/* The weight's panels for one use: `bytes` long, 64-byte aligned, packed now by `pack` if they are
+ * not there (once; other threads wait). NULL on failure, which is kept. Borrowed until refresh. */
+const void *cpu_weight_panels(cpu_device *cpu, const smhf_weight *weight, uint32_t use,
+                              size_t bytes, cpu_pack_fn pack);
+
+smhf_status cpu_weight_prepare(smhf_device *dev, smhf_weight **out, smhf_tensor source,
+                               const smhf_weight_options *options, smhf_error *err);
+void cpu_weight_refresh(smhf_device *dev, smhf_weight *weight);
+void cpu_weight_free(smhf_device *dev, smhf_weight *weight);
+const char *cpu_dtype_name(smhf_dtype dtype);
 
 /* The device, or NULL when an earlier op has failed: then this one does nothing. */
 static inline cpu_device *cpu_begin(smhf_device *dev) {
@@ -54,11 +105,6 @@ void *cpu_partials_reserve(cpu_device *cpu, size_t bytes);
 
 /* The BLAS, opened now if it was not. */
 const cpu_matmul *cpu_matmul_of(cpu_device *cpu);
-
-/* Best tier of this processor, lowered by SMHF_CPU_TIER. */
-const cpu_kernels *cpu_features_kernels(void);
-/* Model name of the processor, or "CPU". */
-void cpu_features_name(char *out, size_t size);
 
 /* Counters of one row's dropout. Returns `draw`, or NULL when dropout is off. */
 const cpu_draw *cpu_draw_row(cpu_draw *draw, const smhf_dropout *dropout, const smhf_pack *pack,

@@ -1,4 +1,4 @@
-/* cpu_gemm.c: the linear layers. A product is cut into tiles by its shape alone; each tile is one
+/* cpu_gemm.c: fp32 products by BLAS or plain C: cut into tiles by shape alone; each tile is one
  * single-threaded product plus its epilogue, done while the tile is in cache. */
 #include "backend_cpu/cpu_device.h"
 #include "common/pool.h"
@@ -18,15 +18,9 @@ typedef struct linear_task {
     int32_t m, n;
     int32_t tile_rows, tile_cols, tiles_across;
 
-    /* epilogue */
-    int epilogue; /* 0 none, 1 bias and activation, 2 activation's slope */
-    smhf_tensor y, pre, saved;
-    const float *bias;
-    smhf_act act;
-    int through_scratch; /* the product must not be written to c directly */
+    const cpu_epilogue *epilogue; /* NULL: c is the result */
+    int through_scratch;          /* the product must not be written to c directly */
 } linear_task;
-
-enum { EPILOGUE_NONE, EPILOGUE_BIAS_ACT, EPILOGUE_ACT_BWD };
 
 static int32_t split(int32_t total, int32_t parts, int32_t multiple) {
     int32_t size = (total + parts - 1) / parts;
@@ -43,22 +37,6 @@ static void choose_tiles(linear_task *task) {
     task->tile_rows = split(task->m, down, 4);
     task->tile_cols = split(task->n, across, 16);
     task->tiles_across = (task->n + task->tile_cols - 1) / task->tile_cols;
-}
-
-static void finish_tile(const linear_task *task, const float *tile, int64_t ld, int32_t row,
-                        int32_t rows, int32_t col, int32_t cols) {
-    const cpu_kernels *kernels = task->cpu->kernels;
-    for (int32_t r = 0; r < rows; r++) {
-        const float *src = tile + (int64_t)r * ld;
-        float *y = cpu_row(task->y, row + r) + col;
-        if (task->epilogue == EPILOGUE_BIAS_ACT) {
-            float *pre = task->pre.data != NULL ? cpu_row(task->pre, row + r) + col : NULL;
-            const float *bias = task->bias != NULL ? task->bias + col : NULL;
-            kernels->bias_act(y, pre, src, bias, cols, (int)task->act);
-        } else {
-            kernels->act_bwd(y, src, cpu_row(task->saved, row + r) + col, cols, (int)task->act);
-        }
-    }
 }
 
 static void linear_body(void *context, size_t begin, size_t end) {
@@ -84,8 +62,8 @@ static void linear_body(void *context, size_t begin, size_t end) {
         const float *b = task->b + (task->tb ? (int64_t)col * task->ldb : (int64_t)col);
         cpu_matmul_run(&cpu->tiles, scratch, task->ta, task->tb, rows, cols, task->k, a, task->lda,
                        b, task->ldb, task->beta, c, ldc);
-        if (task->epilogue != EPILOGUE_NONE) {
-            finish_tile(task, c, ldc, row, rows, col, cols);
+        if (task->epilogue != NULL) {
+            cpu->kernels->finish(task->epilogue, c, ldc, row, rows, col, cols);
         }
     }
     cpu_slot_give(cpu, slot);
@@ -98,8 +76,9 @@ static void run_whole(linear_task *task) {
     cpu_matmul_run(&task->cpu->matmul, scratch, task->ta, task->tb, task->m, task->n, task->k,
                    task->a, task->lda, task->b, task->ldb, task->beta, task->c.data, task->c.ld);
     cpu_slot_give(task->cpu, slot);
-    if (task->epilogue != EPILOGUE_NONE) {
-        finish_tile(task, task->c.data, task->c.ld, 0, task->m, 0, task->n);
+    if (task->epilogue != NULL) {
+        task->cpu->kernels->finish(task->epilogue, task->c.data, task->c.ld, 0, task->m, 0,
+                                   task->n);
     }
 }
 
@@ -126,115 +105,32 @@ static void run_linear(linear_task *task) {
     smhf_parallel_for((size_t)down * (size_t)task->tiles_across, 1, linear_body, task);
 }
 
-void cpu_linear_act_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor pre, smhf_tensor x,
-                        const smhf_weight *w, smhf_tensor bias, smhf_act act, const smhf_pack *pack,
-                        smhf_axis axis) {
-    cpu_device *cpu = cpu_begin(dev);
-    if (cpu == NULL || !CPU_ALL_F32(dev, "linear_act_fwd", y, pre, x, bias)) {
-        return;
-    }
-    SMHF_ASSERT(x.cols == w->source.cols && y.cols == w->source.rows);
-    linear_task task = {.cpu = cpu, .tb = 1, .k = w->source.cols, .a = x.data, .lda = x.ld};
-    task.b = w->source.data;
-    task.ldb = w->source.ld;
-    task.m = smhf_pack_count(pack, axis);
-    task.n = w->source.rows;
-    task.c = pre.data != NULL ? pre : y;
-    task.y = y;
-    task.pre = pre;
-    task.bias = bias.data;
-    task.act = act;
-    task.epilogue = bias.data != NULL || act != SMHF_ACT_NONE || pre.data != NULL
-                        ? EPILOGUE_BIAS_ACT
-                        : EPILOGUE_NONE;
+void cpu_f32_linear(const cpu_product *product) {
+    const cpu_epilogue *e = &product->epilogue;
+    const smhf_tensor source = product->weight->source;
+    linear_task task = {.cpu = product->cpu, .tb = product->use == SMHF_WEIGHT_FORWARD};
+    task.k = product->k;
+    task.a = product->a;
+    task.lda = product->lda;
+    task.b = source.data;
+    task.ldb = source.ld;
+    task.m = product->m;
+    task.n = product->n;
+    task.c = e->pre.data != NULL ? e->pre : e->y;
+    task.beta = e->accumulate ? 1.0f : 0.0f;
+    task.through_scratch = e->slope && e->y.data == e->saved.data;
+    int nothing = e->bias == NULL && e->act == SMHF_ACT_NONE && e->pre.data == NULL && !e->slope;
+    task.epilogue = nothing || e->accumulate ? NULL : e;
     run_linear(&task);
 }
 
-void cpu_linear_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor x, const smhf_weight *w,
-                    smhf_tensor bias, const smhf_pack *pack, smhf_axis axis) {
-    cpu_linear_act_fwd(dev, y, SMHF_TENSOR_NONE, x, w, bias, SMHF_ACT_NONE, pack, axis);
-}
-
-void cpu_linear_bwd_input(smhf_device *dev, smhf_tensor dx, smhf_tensor dy, const smhf_weight *w,
-                          int accumulate, const smhf_pack *pack, smhf_axis axis) {
-    cpu_device *cpu = cpu_begin(dev);
-    if (cpu == NULL || !CPU_ALL_F32(dev, "linear_bwd_input", dx, dy)) {
-        return;
-    }
-    SMHF_ASSERT(dy.cols == w->source.rows && dx.cols == w->source.cols);
-    linear_task task = {.cpu = cpu, .k = w->source.rows, .a = dy.data, .lda = dy.ld, .c = dx};
-    task.b = w->source.data;
-    task.ldb = w->source.ld;
-    task.m = smhf_pack_count(pack, axis);
-    task.n = w->source.cols;
-    task.beta = accumulate ? 1.0f : 0.0f;
-    run_linear(&task);
-}
-
-void cpu_linear_act_bwd_input(smhf_device *dev, smhf_tensor dpre, smhf_tensor dy,
-                              const smhf_weight *w, smhf_tensor saved, smhf_act act,
-                              const smhf_pack *pack, smhf_axis axis) {
-    cpu_device *cpu = cpu_begin(dev);
-    if (cpu == NULL || !CPU_ALL_F32(dev, "linear_act_bwd_input", dpre, dy, saved)) {
-        return;
-    }
-    SMHF_ASSERT(dy.cols == w->source.rows && dpre.cols == w->source.cols);
-    linear_task task = {.cpu = cpu, .k = w->source.rows, .a = dy.data, .lda = dy.ld, .c = dpre};
-    task.b = w->source.data;
-    task.ldb = w->source.ld;
-    task.m = smhf_pack_count(pack, axis);
-    task.n = w->source.cols;
-    task.y = dpre;
-    task.saved = saved;
-    task.act = act;
-    task.epilogue = EPILOGUE_ACT_BWD;
-    task.through_scratch = dpre.data == saved.data;
-    run_linear(&task);
-}
-
-/* ---- column sums ---------------------------------------------------------------------------- */
-
-typedef struct colsum_task {
-    const cpu_kernels *kernels;
-    float *out;
-    smhf_tensor dy;
-    int32_t rows;
-} colsum_task;
-
-#define COLSUM_COLS 128
-#define COLSUM_ROWS 64
-
-/* Each chunk of columns runs down all rows, in blocks, so that no partial sum grows long. */
-static void colsum_body(void *context, size_t begin, size_t end) {
-    const colsum_task *task = context;
-    int cols = (int)(end - begin);
-    for (int32_t row = 0; row < task->rows; row += COLSUM_ROWS) {
-        float block[COLSUM_COLS] = {0};
-        int32_t stop = row + COLSUM_ROWS < task->rows ? row + COLSUM_ROWS : task->rows;
-        for (int32_t r = row; r < stop; r++) {
-            task->kernels->axpy(block, cpu_row(task->dy, r) + begin, 1.0f, (size_t)cols);
-        }
-        task->kernels->axpy(task->out + begin, block, 1.0f, (size_t)cols);
-    }
-}
-
-void cpu_linear_bwd_weight(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias, smhf_tensor dy,
-                           smhf_tensor x, const smhf_pack *pack, smhf_axis axis) {
-    cpu_device *cpu = cpu_begin(dev);
-    if (cpu == NULL || !CPU_ALL_F32(dev, "linear_bwd_weight", dw, dbias, dy, x)) {
-        return;
-    }
-    SMHF_ASSERT(dw.rows == dy.cols && dw.cols == x.cols);
-    int32_t rows = smhf_pack_count(pack, axis);
+void cpu_f32_weight_gradient(cpu_device *cpu, smhf_tensor dw, smhf_tensor dy, smhf_tensor x,
+                             int32_t rows) {
     linear_task task = {.cpu = cpu, .ta = 1, .k = rows, .a = dy.data, .lda = dy.ld, .c = dw};
     task.b = x.data;
     task.ldb = x.ld;
-    task.m = rows > 0 ? dy.cols : 0;
+    task.m = dy.cols;
     task.n = x.cols;
     task.beta = 1.0f;
     run_linear(&task);
-    if (dbias.data != NULL && rows > 0) {
-        colsum_task sums = {cpu->kernels, dbias.data, dy, rows};
-        smhf_parallel_for((size_t)dy.cols, COLSUM_COLS, colsum_body, &sums);
-    }
 }

@@ -10,6 +10,7 @@
 #define SMHF_BACKEND_CPU_CPU_KERNELS_H
 
 #include "backend/backend.h"
+#include "backend_cpu/cpu_epilogue.h"
 
 /* One row of dropout: the fixed part of its counters. NULL instead of a pointer to one: none. */
 typedef struct cpu_draw {
@@ -35,6 +36,10 @@ typedef struct cpu_kernels {
     void (*bias_act)(float *y, float *pre, const float *src, const float *bias, int n, int act);
     /* dpre = dy * act'(saved); dpre may be dy or saved */
     void (*act_bwd)(float *dpre, const float *dy, const float *saved, int n, int act);
+
+    /* rows x cols finished sums, rows ld apart, that belong at (row, col) of the output */
+    void (*finish)(const cpu_epilogue *epilogue, const float *sums, int64_t ld, int32_t row,
+                   int32_t rows, int32_t col, int32_t cols);
 
     /* out = a + b + c (c may be NULL) */
     void (*add3)(float *out, const float *a, const float *b, const float *c, int n);

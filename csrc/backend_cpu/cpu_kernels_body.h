@@ -201,6 +201,27 @@ static void kernel_act_bwd(float *dpre, const float *dy, const float *saved, int
     }
 }
 
+static void kernel_finish(const cpu_epilogue *e, const float *sums, int64_t ld, int32_t row,
+                          int32_t rows, int32_t col, int32_t cols) {
+    for (int32_t r = 0; r < rows; r++) {
+        const float *from = sums + r * ld;
+        float *y = (float *)e->y.data + (row + r) * e->y.ld + col;
+        if (e->slope) {
+            const float *saved = (const float *)e->saved.data + (row + r) * e->saved.ld + col;
+            kernel_act_bwd(y, from, saved, cols, (int)e->act);
+        } else if (e->accumulate) {
+            for (int32_t c = 0; c < cols; c++) {
+                y[c] += from[c];
+            }
+        } else {
+            float *pre =
+                e->pre.data != NULL ? (float *)e->pre.data + (row + r) * e->pre.ld + col : NULL;
+            kernel_bias_act(y, pre, from, e->bias != NULL ? e->bias + col : NULL, cols,
+                            (int)e->act);
+        }
+    }
+}
+
 static void kernel_add3(float *restrict out, const float *restrict a, const float *restrict b,
                         const float *restrict c, int n) {
     for (int i = 0; i < n; i++) {
@@ -555,6 +576,7 @@ const cpu_kernels TIER_TABLE = {
     .tier = TIER_NAME,
     .bias_act = kernel_bias_act,
     .act_bwd = kernel_act_bwd,
+    .finish = kernel_finish,
     .add3 = kernel_add3,
     .layernorm_fwd = kernel_layernorm_fwd,
     .layernorm_bwd = kernel_layernorm_bwd,
