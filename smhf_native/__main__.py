@@ -1,6 +1,8 @@
-"""``python -m smhf_native`` prints what is built, what is missing and why."""
+"""``python -m smhf_native``: the ``smhf`` command; alone it prints what is built, what is missing and why."""
 
-from smhf_native.configuration import main
+import sys
+
+from smhf_native.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:] or ["doctor"]))

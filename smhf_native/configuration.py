@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import platform
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +87,3 @@ def format_config(value: dict[str, Any]) -> str:
 
 def _why(entry: dict[str, Any]) -> str:
     return f": {entry['reason']}" if entry.get("reason") else ""
-
-
-def main() -> None:
-    """``python -m smhf_native``."""
-    sys.stdout.write(format_config(config()) + "\n")

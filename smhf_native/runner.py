@@ -134,7 +134,13 @@ def run(
     with tempfile.TemporaryDirectory(prefix="smhf-kernel-") as specs:
         write_spec(Path(specs) / KERNEL_NAME)
         spec_manager = KernelSpecManager(kernel_dirs=[specs], ensure_native_kernel=False)
-        manager = AsyncKernelManager(kernel_name=KERNEL_NAME, kernel_spec_manager=spec_manager)
+        # Sockets in our own private folder instead of TCP ports: nobody else on the machine can connect.
+        manager = AsyncKernelManager(
+            kernel_name=KERNEL_NAME,
+            kernel_spec_manager=spec_manager,
+            transport="ipc",
+            ip=str(Path(specs) / "socket"),
+        )
         client = NotebookClient(
             notebook,
             km=manager,

@@ -51,6 +51,16 @@ def test_doctor_lists_rooms_and_reasons(tmp_path: Path) -> None:
     assert "room tokenizer" in text and "backend cpu" in text
 
 
+def test_the_package_runs_as_the_command(tmp_path: Path) -> None:
+    env = {**os.environ, "SMHF_HOME": str(tmp_path)}
+    package = [sys.executable, "-m", "smhf_native"]
+    alone = subprocess.run(package, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert "room tokenizer" in alone.stdout
+    run = [*package, "run", "absent.ipynb"]
+    missing = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert missing.returncode == 1 and "absent.ipynb" in missing.stderr
+
+
 def test_predict_keeps_rows_and_columns(model_folder: Path, tmp_path: Path) -> None:
     pd = pytest.importorskip("pandas")
     write_reviews(tmp_path / "in.csv", 37, seed=9)
