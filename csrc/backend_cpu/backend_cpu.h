@@ -4,8 +4,9 @@
  *
  * Only a composition root (glue, a test's main) includes this; model knows backend.h alone.
  * Work is split over common/pool.h in chunks that depend on shapes only, so results are bit-equal
- * for any number of threads. Matrix products go to OpenBLAS through a provider library that is
- * opened at the first product, else to plain C (SMHF_BLAS=plain forces that).
+ * for any number of threads. fp32 products run on kernels of our own where the processor has AVX2;
+ * SMHF_BLAS=openblas sends them to OpenBLAS (through a provider library, opened at the first
+ * product; also the default below AVX2), SMHF_BLAS=plain to plain C, SMHF_BLAS=own back.
  * SMHF_CPU_TIER (scalar, avx2, avx2-vnni, avx512, avx512-vnni, avx512-bf16, amx) forces a lower
  * tier of kernels than the processor has. Threads: the table is immutable; a device is used by one
  * thread at a time, several devices may work at once. Ownership: the table is static. */

@@ -42,11 +42,28 @@ static smhf_status check_ordinal(int32_t ordinal, smhf_error *err) {
     return SMHF_OK;
 }
 
+/* Where the compiler's vectors are narrow a BLAS knows the processor better. */
+static int use_own_kernels(const cpu_features *features) {
+    const char *wanted = getenv("SMHF_BLAS");
+    if (wanted != NULL && wanted[0] != '\0') {
+        return strcmp(wanted, "own") == 0;
+    }
+    return (features->flags & CPU_HAS_AVX2) != 0;
+}
+
+static const char *matmul_name(const cpu_device *cpu, const cpu_features *features) {
+    if (cpu != NULL ? cpu->own_kernels : use_own_kernels(features)) {
+        return "own matrix kernels";
+    }
+    return cpu != NULL && cpu->matmul.ready ? cpu->matmul.name
+                                            : "matmul library opened at first use";
+}
+
 static smhf_status cpu_probe(int32_t ordinal, smhf_device_info *info, smhf_error *err) {
     SMHF_TRY(check_ordinal(ordinal, err));
     cpu_features features;
     cpu_features_get(&features);
-    fill_info(info, &features, "matmul library opened at first use");
+    fill_info(info, &features, matmul_name(NULL, &features));
     return SMHF_OK;
 }
 
@@ -61,6 +78,7 @@ static smhf_status cpu_open(int32_t ordinal, smhf_device **out, smhf_error *err)
     cpu->base.failure = (smhf_error)SMHF_ERROR_INIT;
     cpu_features_get(&cpu->features);
     cpu->kernels = cpu->features.kernels;
+    cpu->own_kernels = use_own_kernels(&cpu->features);
     *out = &cpu->base;
     return SMHF_OK;
 }
@@ -78,18 +96,27 @@ static void cpu_close(smhf_device *dev) {
 
 static void cpu_describe(smhf_device *dev, smhf_device_info *info) {
     cpu_device *cpu = (cpu_device *)dev;
-    fill_info(info, &cpu->features,
-              cpu->matmul.ready ? cpu->matmul.name : "matmul library opened at first use");
+    fill_info(info, &cpu->features, matmul_name(cpu, &cpu->features));
 }
 
 static smhf_status cpu_reserve(smhf_device *dev, const smhf_limits *limits, smhf_error *err) {
     cpu_device *cpu = (cpu_device *)dev;
     cpu_matmul_of(cpu);
     size_t attention = cpu_attention_scratch(&cpu->tiles, limits->length);
-    size_t linear = cpu_linear_scratch(&cpu->tiles);
+    size_t linear =
+        cpu->own_kernels ? cpu_f32_scratch(cpu->kernels) : cpu_linear_scratch(&cpu->tiles);
     size_t lowp = cpu_lowp_scratch(&cpu->features, limits);
     size_t partials = limits->training ? cpu_layernorm_partials(limits->tokens, limits->hidden) : 0;
     partials = partials > 0 && partials < NORM_PARTIALS ? NORM_PARTIALS : partials;
+    if (limits->training && cpu->own_kernels) {
+        int32_t wide = limits->ffn > 3 * limits->hidden ? limits->ffn : 3 * limits->hidden;
+        size_t gradient =
+            cpu_f32_gradient_partials(cpu->kernels, limits->tokens, wide, limits->hidden);
+        size_t turned =
+            cpu_f32_gradient_partials(cpu->kernels, limits->tokens, limits->hidden, wide);
+        gradient = gradient > turned ? gradient : turned;
+        partials = partials > gradient ? partials : gradient;
+    }
     smhf_error before = dev->failure;
     dev->failure = (smhf_error)SMHF_ERROR_INIT;
     size_t slots = attention > linear ? attention : linear;

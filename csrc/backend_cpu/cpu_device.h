@@ -14,6 +14,7 @@ typedef struct cpu_device {
     smhf_device base; /* first: a smhf_device * is a cpu_device * */
     cpu_features features;
     const cpu_kernels *kernels; /* features.kernels */
+    int own_kernels;            /* fp32 products by cpu_f32.c, else by BLAS or plain C */
     cpu_matmul matmul;          /* for a whole product, from one thread */
     cpu_matmul tiles;           /* for products in several threads at once: the same, or plain C */
 
@@ -60,10 +61,14 @@ typedef struct cpu_product {
     cpu_epilogue epilogue;
 } cpu_product;
 
+/* By the kernels of cpu_kernels_matrix.h; by BLAS or plain C. */
 void cpu_f32_linear(const cpu_product *product);
+void cpu_blas_linear(const cpu_product *product);
 /* dw [N, K] += dy^T x over `rows` rows. */
 void cpu_f32_weight_gradient(cpu_device *cpu, smhf_tensor dw, smhf_tensor dy, smhf_tensor x,
                              int32_t rows);
+void cpu_blas_weight_gradient(cpu_device *cpu, smhf_tensor dw, smhf_tensor dy, smhf_tensor x,
+                              int32_t rows);
 
 /* Writes a weight's panels for one use; may use the pool. */
 typedef void (*cpu_pack_fn)(void *panels, const smhf_weight *weight, uint32_t use,
@@ -171,6 +176,8 @@ void cpu_convert(smhf_device *dev, smhf_tensor dst, smhf_tensor src);
 /* Scratch that the ops of one file need for a batch up to these limits. */
 size_t cpu_attention_scratch(const cpu_matmul *matmul, int32_t length);
 size_t cpu_linear_scratch(const cpu_matmul *matmul);
+size_t cpu_f32_scratch(const cpu_kernels *kernels);
+size_t cpu_f32_gradient_partials(const cpu_kernels *kernels, int32_t rows, int32_t n, int32_t k);
 size_t cpu_layernorm_partials(int32_t rows, int32_t hidden);
 
 #endif

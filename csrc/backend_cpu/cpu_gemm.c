@@ -105,7 +105,7 @@ static void run_linear(linear_task *task) {
     smhf_parallel_for((size_t)down * (size_t)task->tiles_across, 1, linear_body, task);
 }
 
-void cpu_f32_linear(const cpu_product *product) {
+void cpu_blas_linear(const cpu_product *product) {
     const cpu_epilogue *e = &product->epilogue;
     const smhf_tensor source = product->weight->source;
     linear_task task = {.cpu = product->cpu, .tb = product->use == SMHF_WEIGHT_FORWARD};
@@ -124,8 +124,8 @@ void cpu_f32_linear(const cpu_product *product) {
     run_linear(&task);
 }
 
-void cpu_f32_weight_gradient(cpu_device *cpu, smhf_tensor dw, smhf_tensor dy, smhf_tensor x,
-                             int32_t rows) {
+void cpu_blas_weight_gradient(cpu_device *cpu, smhf_tensor dw, smhf_tensor dy, smhf_tensor x,
+                              int32_t rows) {
     linear_task task = {.cpu = cpu, .ta = 1, .k = rows, .a = dy.data, .lda = dy.ld, .c = dw};
     task.b = x.data;
     task.ldb = x.ld;

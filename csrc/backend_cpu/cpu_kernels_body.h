@@ -572,6 +572,8 @@ static void kernel_gemm(float *c, size_t ldc, const float *a, const float *b, in
     }
 }
 
+#include "backend_cpu/cpu_kernels_matrix.h"
+
 const cpu_kernels TIER_TABLE = {
     .tier = TIER_NAME,
     .bias_act = kernel_bias_act,
@@ -588,6 +590,12 @@ const cpu_kernels TIER_TABLE = {
     .scale = kernel_scale,
     .square_sum = kernel_square_sum,
     .adamw = kernel_adamw,
+    .gemm_tile = kernel_gemm_tile,
+    .pack_rows = kernel_pack_rows,
+    .pack_columns = kernel_pack_columns,
+    .pack_groups = kernel_pack_groups,
+    .tile_rows = TILE_ROWS,
+    .panel = PANEL,
     .gemm_kernel = kernel_gemm,
     .gemm_rows = GEMM_ROWS,
     .gemm_cols = 2 * (int)(sizeof(gemm_vector) / sizeof(float)),

@@ -92,11 +92,18 @@ static void test_cpu_plain_matmul(void) {
 }
 
 static void test_cpu_avx2(void) {
+    compare_all("cpu", "avx2", "own");
     compare_all("cpu", "avx2", "plain");
 }
 
 static void test_cpu_scalar(void) {
+    compare_all("cpu", "scalar", "own");
     compare_all("cpu", "scalar", "plain");
+}
+
+/* The library where it is found beside this program, else plain C again. */
+static void test_cpu_openblas(void) {
+    compare_all("cpu", NULL, "openblas");
 }
 
 static void test_async(void) {
@@ -137,6 +144,8 @@ static void test_thread_counts(void) {
     CHECK(one != 0);
     CHECK(hash_all(NULL, NULL, 2) == one);
     CHECK(hash_all(NULL, NULL, 5) == one);
+    one = hash_all("avx2", "own", 1);
+    CHECK(hash_all("avx2", "own", 3) == one);
     one = hash_all(NULL, "plain", 1);
     CHECK(hash_all(NULL, "plain", 3) == one);
 }
@@ -245,6 +254,7 @@ int main(int argc, char **argv) {
     RUN(test_cpu_plain_matmul);
     RUN(test_cpu_avx2);
     RUN(test_cpu_scalar);
+    RUN(test_cpu_openblas);
     RUN(test_async);
     RUN(test_cuda);
     RUN(test_thread_counts);
