@@ -201,8 +201,8 @@ static void kernel_act_bwd(float *dpre, const float *dy, const float *saved, int
     }
 }
 
-static void kernel_finish(const cpu_epilogue *e, const float *sums, int64_t ld, int32_t row,
-                          int32_t rows, int32_t col, int32_t cols) {
+static void finish_plain(const cpu_epilogue *e, const float *sums, int64_t ld, int32_t row,
+                         int32_t rows, int32_t col, int32_t cols) {
     for (int32_t r = 0; r < rows; r++) {
         const float *from = sums + r * ld;
         float *y = (float *)e->y.data + (row + r) * e->y.ld + col;
@@ -573,6 +573,8 @@ static void kernel_gemm(float *c, size_t ldc, const float *a, const float *b, in
 }
 
 #include "backend_cpu/cpu_kernels_matrix.h"
+/* (after the vectors) */
+#include "backend_cpu/cpu_kernels_finish.h"
 
 const cpu_kernels TIER_TABLE = {
     .tier = TIER_NAME,
