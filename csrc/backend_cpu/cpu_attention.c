@@ -1,36 +1,17 @@
 /* cpu_attention.c: attention, one (sequence, head) at a time; memory for a tile of scores only.
+ * The form over a BLAS or plain C; own kernels are in cpu_attention_own.c.
  *
  * A tile is QUERY_TILE queries against all keys of the sequence: scratch grows with the length,
  * not with its square. Backward recomputes the tile's probabilities from lse. A (sequence, head)
  * owns its columns of dq, dk, dv, so tasks never meet. */
-#include "backend_cpu/cpu_device.h"
+#include "backend_cpu/cpu_attention.h"
 #include "common/pool.h"
 
 #include <math.h>
 
 #define QUERY_TILE 64
 
-typedef struct attention_task {
-    cpu_device *cpu;
-    smhf_tensor out, lse, q, k, v;
-    smhf_tensor dq, dk, dv, dout;
-    const smhf_pack *pack;
-    smhf_axis query_axis;
-    int32_t heads, size; /* size D = H / A */
-    int64_t score_ld;
-    float scale;
-    smhf_dropout dropout;
-} attention_task;
-
-/* One (sequence, head). Rows of q, out: `queries` from first_query; of k, v: `keys` from
- * first_key. */
-typedef struct head_range {
-    int32_t first_query, queries, first_key, keys, head;
-    uint32_t sequence_id;
-    int32_t column;
-} head_range;
-
-static head_range range_of(const attention_task *task, size_t index) {
+head_range cpu_attention_range(const attention_task *task, size_t index) {
     head_range r;
     int32_t b = (int32_t)(index / (size_t)task->heads);
     r.head = (int32_t)(index % (size_t)task->heads);
@@ -43,8 +24,8 @@ static head_range range_of(const attention_task *task, size_t index) {
     return r;
 }
 
-static const cpu_draw *draw_of(cpu_draw *draw, const attention_task *task, const head_range *r,
-                               int32_t position) {
+const cpu_draw *cpu_attention_draw(cpu_draw *draw, const attention_task *task, const head_range *r,
+                                   int32_t position) {
     if (task->dropout.p <= 0.0f) {
         return NULL;
     }
@@ -75,7 +56,7 @@ static void head_fwd(const attention_task *task, const head_range *r, void *blas
         for (int32_t i = 0; i < count; i++) {
             cpu_draw storage;
             float greatest;
-            const cpu_draw *draw = draw_of(&storage, task, r, first + i);
+            const cpu_draw *draw = cpu_attention_draw(&storage, task, r, first + i);
             sums[i] = kernels->softmax_fwd(scores + i * ld, &greatest, task->scale, draw, r->keys);
             if (task->lse.data != NULL) {
                 cpu_row(task->lse, row + i)[r->head] = greatest + logf(sums[i]);
@@ -99,7 +80,7 @@ static void attention_body(void *context, size_t begin, size_t end) {
     int slot = 0;
     char *scratch = cpu_slot_take(task->cpu, &slot);
     for (size_t i = begin; i < end; i++) {
-        head_range r = range_of(task, i);
+        head_range r = cpu_attention_range(task, i);
         head_fwd(task, &r, scratch, tiles_of(task, scratch));
     }
     cpu_slot_give(task->cpu, slot);
@@ -131,8 +112,8 @@ static void head_bwd(const attention_task *task, const head_range *r, void *blas
             float delta = kernels->dot(dout + i * task->dout.ld,
                                        cpu_row(task->out, row + i) + r->column, size);
             kernels->softmax_bwd(p + i * ld, dp + i * ld, cpu_row(task->lse, row + i)[r->head],
-                                 delta, task->scale, draw_of(&storage, task, r, first + i),
-                                 r->keys);
+                                 delta, task->scale,
+                                 cpu_attention_draw(&storage, task, r, first + i), r->keys);
         }
         cpu_matmul_run(matmul, blas, 1, 0, r->keys, size, count, p, ld, dout, task->dout.ld, beta,
                        dv, task->dv.ld);
@@ -149,7 +130,7 @@ static void attention_bwd_body(void *context, size_t begin, size_t end) {
     char *scratch = cpu_slot_take(task->cpu, &slot);
     float *p = tiles_of(task, scratch);
     for (size_t i = begin; i < end; i++) {
-        head_range r = range_of(task, i);
+        head_range r = cpu_attention_range(task, i);
         head_bwd(task, &r, scratch, p, p + QUERY_TILE * task->score_ld);
     }
     cpu_slot_give(task->cpu, slot);
@@ -159,18 +140,22 @@ static int64_t score_ld_of(int32_t length) {
     return ((int64_t)(length > 0 ? length : 1) + 15) / 16 * 16;
 }
 
-size_t cpu_attention_scratch(const cpu_matmul *matmul, int32_t length) {
-    return matmul->scratch_bytes + 2 * QUERY_TILE * (size_t)score_ld_of(length) * sizeof(float);
+size_t cpu_attention_scratch(cpu_device *cpu, int32_t length, int32_t size) {
+    if (cpu->own_kernels) {
+        return cpu_attention_own_scratch(cpu->kernels, length, size);
+    }
+    cpu_matmul_of(cpu);
+    return cpu->tiles.scratch_bytes + 2 * QUERY_TILE * (size_t)score_ld_of(length) * sizeof(float);
 }
 
 /* Short sequences: several (sequence, head) pairs make a chunk. By shapes only. */
 static void run_heads(attention_task *task, smhf_parallel_body body) {
     const smhf_pack *pack = task->pack;
-    cpu_matmul_of(task->cpu);
     task->size = task->k.cols / task->heads;
     task->score_ld = score_ld_of(pack->max_length);
     if (pack->rows <= 0 ||
-        !cpu_slots_reserve(task->cpu, cpu_attention_scratch(&task->cpu->tiles, pack->max_length))) {
+        !cpu_slots_reserve(task->cpu,
+                           cpu_attention_scratch(task->cpu, pack->max_length, task->size))) {
         return;
     }
     int64_t mean = pack->tokens / pack->rows + 1;
@@ -193,7 +178,7 @@ void cpu_attention_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf_
     task.heads = heads;
     task.scale = scale;
     task.dropout = dropout;
-    run_heads(&task, attention_body);
+    run_heads(&task, cpu->own_kernels ? cpu_attention_own_body : attention_body);
 }
 
 void cpu_attention_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dk, smhf_tensor dv,
@@ -214,5 +199,5 @@ void cpu_attention_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dk, smhf_te
     task.heads = heads;
     task.scale = scale;
     task.dropout = dropout;
-    run_heads(&task, attention_bwd_body);
+    run_heads(&task, cpu->own_kernels ? cpu_attention_own_bwd_body : attention_bwd_body);
 }

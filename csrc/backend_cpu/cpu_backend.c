@@ -101,8 +101,11 @@ static void cpu_describe(smhf_device *dev, smhf_device_info *info) {
 
 static smhf_status cpu_reserve(smhf_device *dev, const smhf_limits *limits, smhf_error *err) {
     cpu_device *cpu = (cpu_device *)dev;
-    cpu_matmul_of(cpu);
-    size_t attention = cpu_attention_scratch(&cpu->tiles, limits->length);
+    if (!cpu->own_kernels) {
+        cpu_matmul_of(cpu);
+    }
+    int32_t size = limits->heads > 0 ? limits->hidden / limits->heads : limits->hidden;
+    size_t attention = cpu_attention_scratch(cpu, limits->length, size);
     size_t linear =
         cpu->own_kernels ? cpu_f32_scratch(cpu->kernels) : cpu_linear_scratch(&cpu->tiles);
     size_t lowp = cpu_lowp_scratch(&cpu->features, limits);

@@ -174,7 +174,7 @@ void cpu_axpy(smhf_device *dev, float *y, const float *x, float alpha, int64_t c
 void cpu_convert(smhf_device *dev, smhf_tensor dst, smhf_tensor src);
 
 /* Scratch that the ops of one file need for a batch up to these limits. */
-size_t cpu_attention_scratch(const cpu_matmul *matmul, int32_t length);
+size_t cpu_attention_scratch(cpu_device *cpu, int32_t length, int32_t size);
 size_t cpu_linear_scratch(const cpu_matmul *matmul);
 size_t cpu_f32_scratch(const cpu_kernels *kernels);
 size_t cpu_f32_gradient_partials(const cpu_kernels *kernels, int32_t rows, int32_t n, int32_t k);

@@ -54,7 +54,8 @@ typedef struct cpu_kernels {
     void (*dropout_add)(float *out, const float *x, const float *residual, const cpu_draw *draw,
                         int n);
 
-    /* s = scale * row; e = exp(s - max s); row = dropout(e). Returns sum e; *max_out = max s */
+    /* s = scale * row; e = exp(s - max s); row = dropout(e). Returns sum e; *max_out = max s. The
+     * row has room for a multiple of 16 */
     float (*softmax_fwd)(float *row, float *max_out, float scale, const cpu_draw *draw, int n);
     /* p = exp(scale * row - lse), d = dropout'; dp = scale * p * (dp * d - delta); row = p * d */
     void (*softmax_bwd)(float *row, float *dp, float lse, float delta, float scale,

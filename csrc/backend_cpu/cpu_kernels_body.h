@@ -435,72 +435,6 @@ static void kernel_layernorm_bwd(float *dx, float *restrict dgamma, float *restr
     }
 }
 
-/* ---- softmax -------------------------------------------------------------------------------- */
-
-static float kernel_softmax_fwd(float *row, float *max_out, float scale, const cpu_draw *draw,
-                                int n) {
-    float m[LANES];
-    int at = 0;
-    for (int l = 0; l < LANES; l++) {
-        m[l] = -INFINITY;
-    }
-    for (; at + LANES <= n; at += LANES) {
-        for (int l = 0; l < LANES; l++) {
-            float v = row[at + l] * scale;
-            m[l] = v > m[l] ? v : m[l];
-        }
-    }
-    for (int l = 0; at + l < n; l++) {
-        float v = row[at + l] * scale;
-        m[l] = v > m[l] ? v : m[l];
-    }
-    float greatest = m[0];
-    for (int l = 1; l < LANES; l++) {
-        greatest = m[l] > greatest ? m[l] : greatest;
-    }
-    float s[LANES] = {0};
-    for (at = 0; at + LANES <= n; at += LANES) {
-        for (int l = 0; l < LANES; l++) {
-            float e = exp_fast(row[at + l] * scale - greatest);
-            row[at + l] = e;
-            s[l] += e;
-        }
-    }
-    for (int l = 0; at + l < n; l++) {
-        float e = exp_fast(row[at + l] * scale - greatest);
-        row[at + l] = e;
-        s[l] += e;
-    }
-    if (draw != NULL) {
-        kernel_dropout_add(row, row, NULL, draw, n);
-    }
-    *max_out = greatest;
-    return lanes_sum(s);
-}
-
-static void kernel_softmax_bwd(float *row, float *dp, float lse, float delta, float scale,
-                               const cpu_draw *draw, int n) {
-    for (int at = 0; at < n; at += BLOCK) {
-        float f[BLOCK], p[BLOCK];
-        int count = n - at < BLOCK ? n - at : BLOCK;
-        for (int c = 0; c < count; c++) {
-            p[c] = exp_fast(row[at + c] * scale - lse);
-        }
-        if (draw != NULL) {
-            draw_factors(f, draw, (uint32_t)at / 4);
-            for (int c = 0; c < count; c++) {
-                dp[at + c] = scale * (p[c] * (dp[at + c] * f[c] - delta));
-                row[at + c] = p[c] * f[c];
-            }
-        } else {
-            for (int c = 0; c < count; c++) {
-                dp[at + c] = scale * (p[c] * (dp[at + c] - delta));
-                row[at + c] = p[c];
-            }
-        }
-    }
-}
-
 /* ---- optimizer ------------------------------------------------------------------------------ */
 
 static void kernel_adamw(float *restrict param, const float *restrict grad, float *restrict m,
@@ -575,6 +509,7 @@ static void kernel_gemm(float *c, size_t ldc, const float *a, const float *b, in
 #include "backend_cpu/cpu_kernels_matrix.h"
 /* (after the vectors) */
 #include "backend_cpu/cpu_kernels_finish.h"
+#include "backend_cpu/cpu_kernels_softmax.h"
 
 const cpu_kernels TIER_TABLE = {
     .tier = TIER_NAME,
