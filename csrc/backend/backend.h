@@ -20,12 +20,17 @@
  *  - Pointers called "device" must not be read by the host, except under SMHF_CAP_HOST_MEMORY.
  *  - Argument order: device, outputs, inputs, pack, scalars. Outputs are overwritten unless the
  *    comment says "+=". Outputs never alias inputs unless the comment allows it.
- *  - Activations are 2-D, one row for each token (SMHF_AXIS_TOKENS) or for each sequence
- *    (SMHF_AXIS_ROWS), sequences packed back to back without padding. Rows past the pack's actual
+ *  - Activations are 2-D, one row for each token (SMHF_AXIS_TOKENS), for each sequence
+ *    (SMHF_AXIS_ROWS) or for each picked token (SMHF_AXIS_PICKS), sequences packed back to back
+ *    without padding. Rows past the pack's actual
  *    count are never read and hold anything afterwards. A count of 0 is legal everywhere.
- *  - Activations x, y, dx, dy of one op share a dtype (F32 or BF16). Vectors (bias, gamma, beta),
- *    parameter gradients, optimizer state, statistics, losses are F32 always; sums run in F32 or
- *    wider. A dtype that an op cannot do is SMHF_E_UNSUPPORTED, with a sentence.
+ *  - Activations x, y, dx, dy of one op share a dtype: F32, or BF16 under
+ *    SMHF_CAP_BF16_ACTIVATIONS. Precision of the products is another matter: a weight prepared for
+ *    BF16 or I8, or `compute` BF16, lets a product round (or quantise) F32 operands on their way
+ *    in; sums stay F32. `compute` F32 is exact, and any op may be exact when asked for less.
+ * Vectors (bias, gamma, beta), parameter gradients, optimizer state, statistics, losses are F32
+ * always; sums run in F32 or wider. A dtype that an op cannot do is SMHF_E_UNSUPPORTED, with a
+ * sentence.
  *  - Results depend on inputs, shapes and device only: not on the number of threads, on timing, or
  *    on earlier calls. No floating-point atomics.
  *  - NaN and infinity pass through as IEEE arithmetic gives them; they are not failures.
@@ -53,7 +58,7 @@ extern "C" {
 #endif
 
 /* Raised by any change of this file that a built plugin could notice. */
-#define SMHF_BACKEND_ABI 1
+#define SMHF_BACKEND_ABI 2
 
 typedef struct smhf_backend smhf_backend; /* the table, below */
 typedef struct smhf_device smhf_device;   /* an open backend, below */
@@ -119,6 +124,7 @@ static inline smhf_tensor smhf_tensor_rows(smhf_tensor t, int32_t first, int32_t
 typedef enum smhf_axis {
     SMHF_AXIS_TOKENS = 0, /* row t = token t */
     SMHF_AXIS_ROWS = 1,   /* row b = sequence b; its token is the first (CLS), at cu_seqlens[b] */
+    SMHF_AXIS_PICKS = 2,  /* row p = token picks[p]: those that a masked-LM head looks at */
 } smhf_axis;
 
 /* Order of pack->counts in device memory. */
@@ -127,6 +133,7 @@ enum {
     SMHF_COUNT_ROWS = 1,
     SMHF_COUNT_MAX_LENGTH = 2,
     SMHF_COUNT_WORDS = 3, /* distinct ids */
+    SMHF_COUNT_PICKS = 4,
     SMHF_COUNT_SIZE = 8,
 };
 
@@ -136,7 +143,7 @@ enum {
  * Open for reading; made and filled by the smhf_pack_* functions only. */
 typedef struct smhf_pack {
     /* what the host knows; ops take sizes from here when they are not being captured */
-    int32_t tokens, rows, max_length, words;
+    int32_t tokens, rows, max_length, words, pick_count;
     int32_t token_capacity, row_capacity;
     int32_t has_order;              /* word_* below are filled (training) */
     const int32_t *host_cu_seqlens; /* [rows + 1] */
@@ -153,6 +160,7 @@ typedef struct smhf_pack {
      * group w = word_order[word_starts[w] .. word_starts[w + 1]) without atomics */
     const int32_t *word_order;  /* [token_capacity] */
     const int32_t *word_starts; /* [token_capacity + 1] */
+    const int32_t *picks;       /* [token_capacity] picked tokens, ascending */
 
     /* private */
     smhf_device *device;
@@ -169,7 +177,9 @@ typedef struct smhf_pack_input {
     const int32_t *cu_seqlens;    /* [rows + 1], from 0, strictly ascending */
     const uint32_t *sequence_ids; /* [rows], or NULL: 0, 1, 2 ... */
     int32_t rows;
-    int32_t training; /* build word_order / word_starts */
+    int32_t training;     /* build word_order / word_starts */
+    const int32_t *picks; /* [pick_count] tokens, strictly ascending; NULL with 0 of them */
+    int32_t pick_count;
 } smhf_pack_input;
 
 /* ---- the device ---------------------------------------------------------------------------- */
@@ -188,9 +198,10 @@ void smhf_device_fail(smhf_device *device, smhf_status code, const char *format,
     1u                     /* device pointers are host pointers, and the reverse (mmap too)        \
                             */
 #define SMHF_CAP_ASYNC 2u  /* ops return before they are done */
-#define SMHF_CAP_BF16 4u   /* activations and weights in BF16 */
+#define SMHF_CAP_BF16 4u   /* products in BF16: weights, and `compute` */
 #define SMHF_CAP_I8 8u     /* weights in I8, forward */
 #define SMHF_CAP_GRAPH 16u /* graph_* are there */
+#define SMHF_CAP_BF16_ACTIVATIONS 32u /* activations in BF16 */
 
 typedef struct smhf_device_info {
     char name[64];    /* "AMD EPYC 7R13", "NVIDIA H200" */
@@ -398,10 +409,10 @@ struct smhf_backend {
      * k, v [T, H]. query_axis TOKENS: q, out [T, H], every token asks. ROWS: q, out [B, H], only
      * the first token of each sequence asks (position 0 for dropout). lse [T or B, A] F32:
      * log(sum_j exp(S[i, j])); absent: not kept. q, k, v may be column views of one tensor.
-     * tol 16u * max|v| * (1 + max|S|). */
+     * tol 16u * max|v| * (1 + max|S|) with compute F32. */
     void (*attention_fwd)(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
                           smhf_tensor k, smhf_tensor v, const smhf_pack *pack, smhf_axis query_axis,
-                          int32_t heads, float scale, smhf_dropout dropout);
+                          int32_t heads, float scale, smhf_dtype compute, smhf_dropout dropout);
 
     /* sum = residual + dropout(x); out = LayerNorm(sum). All [n, H]. residual absent: sum =
      * dropout(x). `sum` may be x itself, or absent when nothing is kept; stats as above.
@@ -411,8 +422,13 @@ struct smhf_backend {
                                    smhf_tensor gamma, smhf_tensor beta, float eps,
                                    const smhf_pack *pack, smhf_axis axis, smhf_dropout dropout);
 
-    /* out[b] = x[cu_seqlens[b]]: the CLS rows. x [T, C], out [B, C]. Exact. */
-    void (*gather_rows)(smhf_device *dev, smhf_tensor out, smhf_tensor x, const smhf_pack *pack);
+    /* Rows of tokens: axis ROWS: out[b] = x[cu_seqlens[b]], the CLS rows; PICKS: out[p] =
+     * x[picks[p]]. x [T, C], out [n, C]. Exact. */
+    void (*gather_rows)(smhf_device *dev, smhf_tensor out, smhf_tensor x, const smhf_pack *pack,
+                        smhf_axis axis);
+
+    /* out[b] = mean of x over the tokens of sequence b. x [T, C], out [B, C]. tol 8u * max|x|. */
+    void (*mean_rows)(smhf_device *dev, smhf_tensor out, smhf_tensor x, const smhf_pack *pack);
 
     /* y = dropout(x); with dy for x it is its own backward pass. y may be x. Exact but for one
      * rounding. */
@@ -431,6 +447,15 @@ struct smhf_backend {
                  smhf_tensor targets, const smhf_loss_options *options, const smhf_pack *pack,
                  smhf_axis axis);
 
+    /* Extractive question answering: logits [T, 2] (start, end); targets [B, 2] I32, positions
+     * within the sequence. For each column a cross-entropy over the tokens of the sequence,
+     * averaged over the sequences whose target lies inside them (others count for nothing; none at
+     * all gives NaN); loss[0] = (start + end) / 2, dlogits [T, 2] = grad_scale * d loss / d logits,
+     * or absent. Of options only denominator (sequences, the same for both columns) and grad_scale
+     * are read. tol as loss. */
+    void (*span_loss)(smhf_device *dev, float *loss, smhf_tensor dlogits, smhf_tensor logits,
+                      smhf_tensor targets, const smhf_loss_options *options, const smhf_pack *pack);
+
     /* -- backward: activation gradients overwrite, parameter gradients accumulate (+=) ----------
      */
 
@@ -446,9 +471,10 @@ struct smhf_backend {
                                  const smhf_pack *pack, smhf_axis axis);
 
     /* dw += dy^T x; dbias += column sums of dy (absent: not computed). dw [N, K], dbias [1, N].
-     * tol 8u * (|dy|^T |x|) and 8u * sum|dy|, plus 2u * |accumulated|. */
+     * tol 8u * (|dy|^T |x|) and 8u * sum|dy|, plus 2u * |accumulated|, with compute F32. */
     void (*linear_bwd_weight)(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias, smhf_tensor dy,
-                              smhf_tensor x, const smhf_pack *pack, smhf_axis axis);
+                              smhf_tensor x, const smhf_pack *pack, smhf_axis axis,
+                              smhf_dtype compute);
 
     /* dpre = dy * act'(saved), saved as above; dpre may be dy. tol 12u * |dy|. */
     void (*act_bwd)(smhf_device *dev, smhf_tensor dpre, smhf_tensor dy, smhf_tensor saved,
@@ -456,11 +482,11 @@ struct smhf_backend {
 
     /* Gradients of attention_fwd with the same q, k, v, dropout; out and lse are what it gave.
      * dq, dk, dv are overwritten (query_axis ROWS: dq [B, H]) and may be column views of one
-     * tensor. tol 32u * (1 + max|S|) * the same sums over magnitudes. */
+     * tensor. tol 32u * (1 + max|S|) * the same sums over magnitudes, with compute F32. */
     void (*attention_bwd)(smhf_device *dev, smhf_tensor dq, smhf_tensor dk, smhf_tensor dv,
                           smhf_tensor dout, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
                           smhf_tensor k, smhf_tensor v, const smhf_pack *pack, smhf_axis query_axis,
-                          int32_t heads, float scale, smhf_dropout dropout);
+                          int32_t heads, float scale, smhf_dtype compute, smhf_dropout dropout);
 
     /* xhat = (sum - mean) rstd, g = dout gamma:
      * dsum = rstd (g - mean_H(g) - xhat mean_H(g xhat)): the residual's gradient;
@@ -472,9 +498,13 @@ struct smhf_backend {
                                    smhf_tensor sum, smhf_tensor stats, smhf_tensor gamma,
                                    const smhf_pack *pack, smhf_axis axis, smhf_dropout dropout);
 
-    /* dx[cu_seqlens[b]] += dout[b]: backward of gather_rows. */
+    /* dx[cu_seqlens[b]] += dout[b], or dx[picks[p]] += dout[p]: backward of gather_rows. */
     void (*scatter_add_rows)(smhf_device *dev, smhf_tensor dx, smhf_tensor dout,
-                             const smhf_pack *pack);
+                             const smhf_pack *pack, smhf_axis axis);
+
+    /* dx[t] = dout[b] / (tokens of b) for each token t of sequence b: backward of mean_rows. */
+    void (*mean_rows_bwd)(smhf_device *dev, smhf_tensor dx, smhf_tensor dout,
+                          const smhf_pack *pack);
 
     /* Backward of embedding_fwd: dropout, LayerNorm (the sum is gathered again from `tables`), then
      * grads->word[id] += ..., position, type, gamma, beta. dout [T, H] is used as scratch and holds
@@ -536,7 +566,9 @@ struct smhf_backend {
 
 /* How many rows an activation has now, as far as the host knows. */
 static inline int32_t smhf_pack_count(const smhf_pack *pack, smhf_axis axis) {
-    return axis == SMHF_AXIS_TOKENS ? pack->tokens : pack->rows;
+    return axis == SMHF_AXIS_TOKENS ? pack->tokens
+           : axis == SMHF_AXIS_ROWS ? pack->rows
+                                    : pack->pick_count;
 }
 
 /* ---- packs (pack.c) ------------------------------------------------------------------------ */
@@ -545,8 +577,9 @@ static inline int32_t smhf_pack_count(const smhf_pack *pack, smhf_axis axis) {
  * before the device is closed. */
 smhf_status smhf_pack_new(smhf_device *device, int32_t token_capacity, int32_t row_capacity,
                           smhf_pack **out, smhf_error *err) SMHF_MUST_USE;
-/* Checks the batch (offsets ascending from 0, capacities), fills the arrays and enqueues one
- * upload. Allocates nothing. The pack is read by queued ops: fill it again only after a sync. */
+/* Checks the batch (offsets ascending from 0, picks ascending, capacities), fills the arrays and
+ * enqueues one upload. Allocates nothing. The pack is read by queued ops: fill it again only after
+ * a sync. */
 smhf_status smhf_pack_fill(smhf_pack *pack, const smhf_pack_input *input,
                            smhf_error *err) SMHF_MUST_USE;
 void smhf_pack_free(smhf_pack *pack); /* NULL is fine */

@@ -7,7 +7,7 @@
 /* Offsets of the arrays inside the one block, in int32s; each starts on a 64-byte boundary. */
 typedef struct pack_offsets {
     size_t counts, cu_seqlens, sequence_ids, ids, type_ids, positions, token_rows, word_order,
-        word_starts, total;
+        word_starts, picks, total;
 } pack_offsets;
 
 static size_t place(size_t *at, size_t count) {
@@ -28,6 +28,7 @@ static pack_offsets pack_layout(size_t tokens, size_t rows) {
     o.token_rows = place(&at, tokens);
     o.word_order = place(&at, tokens);
     o.word_starts = place(&at, tokens + 1);
+    o.picks = place(&at, tokens);
     o.total = at;
     return o;
 }
@@ -43,6 +44,7 @@ static void point_into(smhf_pack *pack, const pack_offsets *o) {
     pack->token_rows = base + o->token_rows;
     pack->word_order = base + o->word_order;
     pack->word_starts = base + o->word_starts;
+    pack->picks = base + o->picks;
     pack->host_cu_seqlens = pack->host_block + o->cu_seqlens;
 }
 
@@ -115,6 +117,19 @@ void smhf_pack_free(smhf_pack *pack) {
     smhf_free(pack);
 }
 
+static smhf_status check_picks(const smhf_pack_input *input, int32_t tokens, smhf_error *err) {
+    int32_t previous = -1;
+    for (int32_t p = 0; p < input->pick_count; p++) {
+        if (input->picks[p] <= previous || input->picks[p] >= tokens) {
+            return smhf_fail(err, SMHF_E_ARG,
+                             "picks[%d] is %d: expected ascending tokens, from %d to %d", (int)p,
+                             (int)input->picks[p], (int)previous + 1, (int)tokens - 1);
+        }
+        previous = input->picks[p];
+    }
+    return SMHF_OK;
+}
+
 static smhf_status check_input(const smhf_pack *pack, const smhf_pack_input *input,
                                smhf_error *err) {
     if (input->rows < 0 || input->rows > pack->row_capacity) {
@@ -122,7 +137,7 @@ static smhf_status check_input(const smhf_pack *pack, const smhf_pack_input *inp
                          (int)input->rows, (int)pack->row_capacity);
     }
     if (input->rows == 0) {
-        return SMHF_OK;
+        return check_picks(input, 0, err);
     }
     const int32_t *cu = input->cu_seqlens;
     if (cu[0] != 0) {
@@ -140,7 +155,7 @@ static smhf_status check_input(const smhf_pack *pack, const smhf_pack_input *inp
         return smhf_fail(err, SMHF_E_ARG, "batch of %d tokens: this workspace holds %d",
                          (int)cu[input->rows], (int)pack->token_capacity);
     }
-    return SMHF_OK;
+    return check_picks(input, cu[input->rows], err);
 }
 
 /* Sorts 0..n-1 by ids, equal ids in order: least-significant-digit counting sort, 11 bits a pass.
@@ -224,6 +239,11 @@ smhf_status smhf_pack_fill(smhf_pack *pack, const smhf_pack_input *input, smhf_e
     pack->words = input->training != 0
                       ? group_words(base + o.word_order, base + o.word_starts, input->ids, tokens)
                       : 0;
+    pack->pick_count = input->pick_count;
+    if (input->pick_count > 0) {
+        memcpy(base + o.picks, input->picks, (size_t)input->pick_count * sizeof *base);
+    }
+    base[o.counts + SMHF_COUNT_PICKS] = input->pick_count;
     base[o.counts + SMHF_COUNT_TOKENS] = tokens;
     base[o.counts + SMHF_COUNT_ROWS] = rows;
     base[o.counts + SMHF_COUNT_MAX_LENGTH] = longest;

@@ -167,7 +167,8 @@ static void run_heads(attention_task *task, smhf_parallel_body body) {
 
 void cpu_attention_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
                        smhf_tensor k, smhf_tensor v, const smhf_pack *pack, smhf_axis query_axis,
-                       int32_t heads, float scale, smhf_dropout dropout) {
+                       int32_t heads, float scale, smhf_dtype compute, smhf_dropout dropout) {
+    (void)compute; /* exact whatever is asked for */
     cpu_device *cpu = cpu_begin(dev);
     if (cpu == NULL || !CPU_ALL_F32(dev, "attention_fwd", out, lse, q, k, v)) {
         return;
@@ -184,7 +185,8 @@ void cpu_attention_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf_
 void cpu_attention_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dk, smhf_tensor dv,
                        smhf_tensor dout, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
                        smhf_tensor k, smhf_tensor v, const smhf_pack *pack, smhf_axis query_axis,
-                       int32_t heads, float scale, smhf_dropout dropout) {
+                       int32_t heads, float scale, smhf_dtype compute, smhf_dropout dropout) {
+    (void)compute; /* exact whatever is asked for */
     cpu_device *cpu = cpu_begin(dev);
     if (cpu == NULL || !CPU_ALL_F32(dev, "attention_bwd", dq, dk, dv, dout, out, lse, q, k, v)) {
         return;

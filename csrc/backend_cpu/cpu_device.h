@@ -111,6 +111,13 @@ void *cpu_partials_reserve(cpu_device *cpu, size_t bytes);
 /* The BLAS, opened now if it was not. */
 const cpu_matmul *cpu_matmul_of(cpu_device *cpu);
 
+/* The token that a row of an activation stands for. */
+static inline int32_t cpu_token_of(const smhf_pack *pack, smhf_axis axis, int64_t row) {
+    return axis == SMHF_AXIS_TOKENS ? (int32_t)row
+           : axis == SMHF_AXIS_ROWS ? pack->cu_seqlens[row]
+                                    : pack->picks[row];
+}
+
 /* Counters of one row's dropout. Returns `draw`, or NULL when dropout is off. */
 const cpu_draw *cpu_draw_row(cpu_draw *draw, const smhf_dropout *dropout, const smhf_pack *pack,
                              smhf_axis axis, int64_t row);
@@ -140,16 +147,17 @@ void cpu_linear_act_bwd_input(smhf_device *dev, smhf_tensor dpre, smhf_tensor dy
                               const smhf_weight *w, smhf_tensor saved, smhf_act act,
                               const smhf_pack *pack, smhf_axis axis);
 void cpu_linear_bwd_weight(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias, smhf_tensor dy,
-                           smhf_tensor x, const smhf_pack *pack, smhf_axis axis);
+                           smhf_tensor x, const smhf_pack *pack, smhf_axis axis,
+                           smhf_dtype compute);
 void cpu_act_bwd(smhf_device *dev, smhf_tensor dpre, smhf_tensor dy, smhf_tensor saved,
                  smhf_act act, const smhf_pack *pack, smhf_axis axis);
 void cpu_attention_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
                        smhf_tensor k, smhf_tensor v, const smhf_pack *pack, smhf_axis query_axis,
-                       int32_t heads, float scale, smhf_dropout dropout);
+                       int32_t heads, float scale, smhf_dtype compute, smhf_dropout dropout);
 void cpu_attention_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dk, smhf_tensor dv,
                        smhf_tensor dout, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
                        smhf_tensor k, smhf_tensor v, const smhf_pack *pack, smhf_axis query_axis,
-                       int32_t heads, float scale, smhf_dropout dropout);
+                       int32_t heads, float scale, smhf_dtype compute, smhf_dropout dropout);
 void cpu_residual_layernorm_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor sum,
                                 smhf_tensor stats, smhf_tensor x, smhf_tensor residual,
                                 smhf_tensor gamma, smhf_tensor beta, float eps,
@@ -160,12 +168,17 @@ void cpu_residual_layernorm_bwd(smhf_device *dev, smhf_tensor dsum, smhf_tensor 
                                 const smhf_pack *pack, smhf_axis axis, smhf_dropout dropout);
 void cpu_dropout(smhf_device *dev, smhf_tensor y, smhf_tensor x, const smhf_pack *pack,
                  smhf_axis axis, smhf_dropout dropout);
-void cpu_gather_rows(smhf_device *dev, smhf_tensor out, smhf_tensor x, const smhf_pack *pack);
-void cpu_scatter_add_rows(smhf_device *dev, smhf_tensor dx, smhf_tensor dout,
-                          const smhf_pack *pack);
+void cpu_gather_rows(smhf_device *dev, smhf_tensor out, smhf_tensor x, const smhf_pack *pack,
+                     smhf_axis axis);
+void cpu_scatter_add_rows(smhf_device *dev, smhf_tensor dx, smhf_tensor dout, const smhf_pack *pack,
+                          smhf_axis axis);
+void cpu_mean_rows(smhf_device *dev, smhf_tensor out, smhf_tensor x, const smhf_pack *pack);
+void cpu_mean_rows_bwd(smhf_device *dev, smhf_tensor dx, smhf_tensor dout, const smhf_pack *pack);
 void cpu_loss(smhf_device *dev, float *loss, smhf_tensor dlogits, smhf_tensor logits,
               smhf_tensor targets, const smhf_loss_options *options, const smhf_pack *pack,
               smhf_axis axis);
+void cpu_span_loss(smhf_device *dev, float *loss, smhf_tensor dlogits, smhf_tensor logits,
+                   smhf_tensor targets, const smhf_loss_options *options, const smhf_pack *pack);
 void cpu_grad_norm(smhf_device *dev, smhf_step *step, const smhf_segment *segments,
                    int32_t segment_count, float max_norm);
 void cpu_adamw_op(smhf_device *dev, const smhf_step *step, const smhf_segment *segments,

@@ -114,7 +114,9 @@ static void colsum_body(void *context, size_t begin, size_t end) {
 }
 
 void cpu_linear_bwd_weight(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias, smhf_tensor dy,
-                           smhf_tensor x, const smhf_pack *pack, smhf_axis axis) {
+                           smhf_tensor x, const smhf_pack *pack, smhf_axis axis,
+                           smhf_dtype compute) {
+    (void)compute; /* exact whatever is asked for */
     cpu_device *cpu = cpu_begin(dev);
     if (cpu == NULL || !CPU_ALL_F32(dev, "linear_bwd_weight", dw, dbias, dy, x)) {
         return;

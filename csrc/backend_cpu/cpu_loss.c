@@ -81,6 +81,68 @@ static void cross_entropy(float *loss, smhf_tensor dlogits, smhf_tensor logits, 
     *loss = (float)(sum / divisor);
 }
 
+/* ---- spans ---------------------------------------------------------------------------------- */
+
+/* Cross-entropy over the tokens of a sequence, one column of [T, 2] at a time. */
+static double span_row(smhf_tensor dlogits, smhf_tensor logits, int32_t first, int32_t tokens,
+                       int32_t column, int32_t target, double grad_factor) {
+    double greatest = -INFINITY, sum = 0.0;
+    for (int32_t t = first; t < first + tokens; t++) {
+        double x = (double)cpu_row(logits, t)[column];
+        greatest = x > greatest ? x : greatest;
+    }
+    for (int32_t t = first; t < first + tokens; t++) {
+        sum += exp((double)cpu_row(logits, t)[column] - greatest);
+    }
+    double lse = greatest + log(sum);
+    double loss = lse - (double)cpu_row(logits, first + target)[column];
+    for (int32_t t = first; dlogits.data != NULL && t < first + tokens; t++) {
+        double p = exp((double)cpu_row(logits, t)[column] - lse);
+        cpu_row(dlogits, t)[column] =
+            (float)((p - (t == first + target ? 1.0 : 0.0)) * grad_factor);
+    }
+    return loss;
+}
+
+/* Sequences whose target lies inside them; what the pack itself says. */
+static int32_t span_count(smhf_tensor targets, int32_t column, const smhf_pack *pack) {
+    int32_t count = 0;
+    for (int32_t b = 0; b < pack->rows; b++) {
+        int32_t target = ((const int32_t *)targets.data)[(int64_t)b * targets.ld + column];
+        count += target >= 0 && target < pack->cu_seqlens[b + 1] - pack->cu_seqlens[b];
+    }
+    return count;
+}
+
+void cpu_span_loss(smhf_device *dev, float *loss, smhf_tensor dlogits, smhf_tensor logits,
+                   smhf_tensor targets, const smhf_loss_options *o, const smhf_pack *pack) {
+    if (cpu_begin(dev) == NULL || !CPU_ALL_F32(dev, "span_loss", dlogits, logits)) {
+        return;
+    }
+    double total = 0.0;
+    for (int32_t column = 0; column < 2; column++) {
+        double sum = 0.0, divisor = o->denominator > 0.0f
+                                        ? (double)o->denominator
+                                        : (double)span_count(targets, column, pack);
+        for (int32_t b = 0; b < pack->rows; b++) {
+            int32_t first = pack->cu_seqlens[b], tokens = pack->cu_seqlens[b + 1] - first;
+            int32_t target = ((const int32_t *)targets.data)[(int64_t)b * targets.ld + column];
+            if (target >= 0 && target < tokens) {
+                sum += span_row(dlogits, logits, first, tokens, column, target,
+                                0.5 * (double)o->grad_scale / divisor);
+                continue;
+            }
+            for (int32_t t = first; dlogits.data != NULL && t < first + tokens; t++) {
+                cpu_row(dlogits, t)[column] = 0.0f;
+            }
+        }
+        total += sum / divisor;
+    }
+    *loss = (float)(total / 2.0);
+}
+
+/* ---- squares and bits ----------------------------------------------------------------------- */
+
 /* Both are sums over all elements: (x - t)^2, or log(1 + e^x) - t x written so that nothing
  * overflows. */
 static void elementwise(float *loss, smhf_tensor dlogits, smhf_tensor logits, smhf_tensor targets,

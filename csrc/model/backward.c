@@ -33,15 +33,16 @@ static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradie
     const int last = l == pass->net->config->layers - 1;
     const smhf_axis axis = last ? SMHF_AXIS_ROWS : SMHF_AXIS_TOKENS;
     const smhf_tensor d = last ? g->d_cls : g->d;
+    const smhf_dtype compute = pass->net->compute;
     const smhf_tensor dpre = a->pre; /* overwritten: its last use is here */
     smhf_tensor branch;
 
     /* out = LayerNorm(hidden + dropout(GELU(hidden W1 + b1) W2 + b2)) */
     branch = norm_backward(pass, d, dw->output_gamma, dw->output_beta, a->sum2, a->stats2,
                            w->output_gamma, axis, smhf_pass_drop(pass, SMHF_DROP_FFN, l));
-    be->linear_bwd_weight(dev, dw->ffn2, dw->ffn2_bias, branch, a->ffn, pack, axis);
+    be->linear_bwd_weight(dev, dw->ffn2, dw->ffn2_bias, branch, a->ffn, pack, axis, compute);
     be->linear_act_bwd_input(dev, dpre, branch, w->ffn2, a->pre, w->act, pack, axis);
-    be->linear_bwd_weight(dev, dw->ffn1, dw->ffn1_bias, dpre, a->hidden, pack, axis);
+    be->linear_bwd_weight(dev, dw->ffn1, dw->ffn1_bias, dpre, a->hidden, pack, axis, compute);
     be->linear_bwd_input(dev, d, dpre, w->ffn1, 1, pack, axis);
 
     /* hidden = LayerNorm(x + dropout(attention(q, k, v) Wo + bo)) */
@@ -49,7 +50,7 @@ static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradie
     dcontext.rows = d.rows;
     branch = norm_backward(pass, d, dw->attention_gamma, dw->attention_beta, a->sum1, a->stats1,
                            w->attention_gamma, axis, smhf_pass_drop(pass, SMHF_DROP_PROJECTION, l));
-    be->linear_bwd_weight(dev, dw->out, dw->out_bias, branch, a->context, pack, axis);
+    be->linear_bwd_weight(dev, dw->out, dw->out_bias, branch, a->context, pack, axis, compute);
     be->linear_bwd_input(dev, dcontext, branch, w->out, 0, pack, axis);
 
     const smhf_tensor dkv =
@@ -58,15 +59,15 @@ static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradie
     const smhf_tensor dk = smhf_tensor_cols(dkv, last ? 0 : H, H);
     const smhf_tensor dv = smhf_tensor_cols(dkv, last ? H : 2 * H, H);
     be->attention_bwd(dev, dq, dk, dv, dcontext, a->context, a->lse, a->q, a->k, a->v, pack, axis,
-                      w->heads, w->scale, smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
+                      w->heads, w->scale, compute, smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
 
     /* q, k, v = x Wq + bq, x Wk + bk, x Wv + bv */
-    be->linear_bwd_weight(dev, dw->kv, dw->kv_bias, dkv, a->x, pack, SMHF_AXIS_TOKENS);
+    be->linear_bwd_weight(dev, dw->kv, dw->kv_bias, dkv, a->x, pack, SMHF_AXIS_TOKENS, compute);
     be->linear_bwd_input(dev, g->d, dkv, w->kv, !last, pack, SMHF_AXIS_TOKENS);
     if (last) {
-        be->linear_bwd_weight(dev, dw->q, dw->q_bias, dq, a->cls, pack, axis);
+        be->linear_bwd_weight(dev, dw->q, dw->q_bias, dq, a->cls, pack, axis, compute);
         be->linear_bwd_input(dev, d, dq, w->q, 1, pack, axis);
-        be->scatter_add_rows(dev, g->d, d, pack);
+        be->scatter_add_rows(dev, g->d, d, pack, SMHF_AXIS_ROWS);
     }
 }
 

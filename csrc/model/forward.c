@@ -55,13 +55,13 @@ static void layer_forward(const smhf_pass *pass, int l) {
     smhf_tensor residual = a->x;
 
     if (last) {
-        be->gather_rows(dev, a->cls, a->x, pack);
+        be->gather_rows(dev, a->cls, a->x, pack, SMHF_AXIS_ROWS);
         be->linear_fwd(dev, a->q, a->cls, w->q, w->q_bias, pack, axis);
         residual = a->cls;
     }
     be->linear_fwd(dev, a->kv, a->x, w->kv, w->kv_bias, pack, SMHF_AXIS_TOKENS);
     be->attention_fwd(dev, a->context, a->lse, a->q, a->k, a->v, pack, axis, w->heads, w->scale,
-                      smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
+                      pass->net->compute, smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
     be->linear_fwd(dev, a->projected, a->context, w->out, w->out_bias, pack, axis);
     be->residual_layernorm_fwd(dev, a->hidden, a->sum1, a->stats1, a->projected, residual,
                                w->attention_gamma, w->attention_beta, w->eps, pack, axis,

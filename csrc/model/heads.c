@@ -32,12 +32,12 @@ void smhf_head_backward(const smhf_pass *pass, const smhf_gradients *gradients, 
     const smhf_axis axis = SMHF_AXIS_ROWS;
 
     be->linear_bwd_weight(dev, gradients->label, gradients->label_bias, g->dlogits, plan->dropped,
-                          pass->pack, axis);
+                          pass->pack, axis, net->compute);
     be->linear_bwd_input(dev, g->dpooled, g->dlogits, net->label, 0, pass->pack, axis);
     be->dropout(dev, g->dpooled, g->dpooled, pass->pack, axis,
                 smhf_pass_drop(pass, SMHF_DROP_HEAD, 0));
     be->act_bwd(dev, g->dpooled, g->dpooled, plan->pooled, net->pool_act, pass->pack, axis);
     be->linear_bwd_weight(dev, gradients->pool, gradients->pool_bias, g->dpooled, cls, pass->pack,
-                          axis);
+                          axis, net->compute);
     be->linear_bwd_input(dev, g->d_cls, g->dpooled, net->pool, 0, pass->pack, axis);
 }

@@ -107,7 +107,7 @@ smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_pa
     const int32_t H = config->hidden, C = config->num_labels;
     preparer p = {net, dev, {compute, uses}};
     const smhf_weight *head = NULL;
-    *net = (smhf_network){.config = config};
+    *net = (smhf_network){.config = config, .compute = compute};
     smhf_arena_init(&net->arena, 16 * 1024);
     net->layers = smhf_arena_calloc(&net->arena, L, sizeof *net->layers);
     net->owned = smhf_arena_calloc(&net->arena, most, sizeof *net->owned);

@@ -23,6 +23,7 @@ typedef struct smhf_network {
     smhf_embedding tables;
     smhf_layer *layers; /* [L]; the last one has q beside kv, the others q|k|v in kv */
     smhf_weight *pool, *label;
+    smhf_dtype compute; /* of the products */
     smhf_tensor pool_bias, label_bias;
     smhf_act pool_act;   /* RELU for DistilBERT's pre_classifier, TANH for BERT's pooler */
     smhf_weight **owned; /* every prepared weight, for refresh and free */

@@ -44,8 +44,11 @@ typedef enum async_kind {
     ASYNC_NORM_BWD,
     ASYNC_GATHER,
     ASYNC_SCATTER,
+    ASYNC_MEAN,
+    ASYNC_MEAN_BWD,
     ASYNC_DROPOUT,
     ASYNC_LOSS,
+    ASYNC_SPAN_LOSS,
     ASYNC_GRAD_NORM,
     ASYNC_ADAMW,
     ASYNC_AXPY,
@@ -63,6 +66,7 @@ typedef struct async_job {
     smhf_dropout dropout;
     const smhf_weight *weight;
     smhf_act act;
+    smhf_dtype compute;
     int flag;
     int32_t heads;
     float number;
@@ -125,6 +129,7 @@ static smhf_pack async_pack(const smhf_pack *p) {
     out.token_rows = async_untag(p->token_rows);
     out.word_order = async_untag(p->word_order);
     out.word_starts = async_untag(p->word_starts);
+    out.picks = async_untag(p->picks);
     return out;
 }
 
@@ -170,18 +175,18 @@ static void async_run(smhf_device *cpu, async_job *j) {
         be->linear_act_bwd_input(cpu, t[0], t[1], j->weight, t[2], j->act, pack, j->axis);
         break;
     case ASYNC_LINEAR_BWD_WEIGHT:
-        be->linear_bwd_weight(cpu, t[0], t[1], t[2], t[3], pack, j->axis);
+        be->linear_bwd_weight(cpu, t[0], t[1], t[2], t[3], pack, j->axis, j->compute);
         break;
     case ASYNC_ACT_BWD:
         be->act_bwd(cpu, t[0], t[1], t[2], j->act, pack, j->axis);
         break;
     case ASYNC_ATTENTION_FWD:
         be->attention_fwd(cpu, t[0], t[1], t[2], t[3], t[4], pack, j->axis, j->heads, j->number,
-                          j->dropout);
+                          j->compute, j->dropout);
         break;
     case ASYNC_ATTENTION_BWD:
         be->attention_bwd(cpu, t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8], pack, j->axis,
-                          j->heads, j->number, j->dropout);
+                          j->heads, j->number, j->compute, j->dropout);
         break;
     case ASYNC_NORM_FWD:
         be->residual_layernorm_fwd(cpu, t[0], t[1], t[2], t[3], t[4], t[5], t[6], j->number, pack,
@@ -192,10 +197,19 @@ static void async_run(smhf_device *cpu, async_job *j) {
                                    j->axis, j->dropout);
         break;
     case ASYNC_GATHER:
-        be->gather_rows(cpu, t[0], t[1], pack);
+        be->gather_rows(cpu, t[0], t[1], pack, j->axis);
         break;
     case ASYNC_SCATTER:
-        be->scatter_add_rows(cpu, t[0], t[1], pack);
+        be->scatter_add_rows(cpu, t[0], t[1], pack, j->axis);
+        break;
+    case ASYNC_MEAN:
+        be->mean_rows(cpu, t[0], t[1], pack);
+        break;
+    case ASYNC_MEAN_BWD:
+        be->mean_rows_bwd(cpu, t[0], t[1], pack);
+        break;
+    case ASYNC_SPAN_LOSS:
+        be->span_loss(cpu, j->dst, t[0], t[1], t[2], &j->loss, pack);
         break;
     case ASYNC_DROPOUT:
         be->dropout(cpu, t[0], t[1], pack, j->axis, j->dropout);
@@ -486,10 +500,11 @@ static void async_linear_act_bwd_input(smhf_device *dev, smhf_tensor dpre, smhf_
 
 static void async_linear_bwd_weight(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias,
                                     smhf_tensor dy, smhf_tensor x, const smhf_pack *pack,
-                                    smhf_axis axis) {
+                                    smhf_axis axis, smhf_dtype compute) {
     ASYNC_OP(dev, ASYNC_LINEAR_BWD_WEIGHT, dw, dbias, dy, x)
     job->pack = async_pack(pack);
     job->axis = axis;
+    job->compute = compute;
     async_push(dev, job);
 }
 
@@ -505,12 +520,13 @@ static void async_act_bwd(smhf_device *dev, smhf_tensor dpre, smhf_tensor dy, sm
 static void async_attention_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
                                 smhf_tensor k, smhf_tensor v, const smhf_pack *pack,
                                 smhf_axis query_axis, int32_t heads, float scale,
-                                smhf_dropout dropout) {
+                                smhf_dtype compute, smhf_dropout dropout) {
     ASYNC_OP(dev, ASYNC_ATTENTION_FWD, out, lse, q, k, v)
     job->pack = async_pack(pack);
     job->axis = query_axis;
     job->heads = heads;
     job->number = scale;
+    job->compute = compute;
     job->dropout = async_dropout(dropout);
     async_push(dev, job);
 }
@@ -519,12 +535,13 @@ static void async_attention_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dk
                                 smhf_tensor dout, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
                                 smhf_tensor k, smhf_tensor v, const smhf_pack *pack,
                                 smhf_axis query_axis, int32_t heads, float scale,
-                                smhf_dropout dropout) {
+                                smhf_dtype compute, smhf_dropout dropout) {
     ASYNC_OP(dev, ASYNC_ATTENTION_BWD, dq, dk, dv, dout, out, lse, q, k, v)
     job->pack = async_pack(pack);
     job->axis = query_axis;
     job->heads = heads;
     job->number = scale;
+    job->compute = compute;
     job->dropout = async_dropout(dropout);
     async_push(dev, job);
 }
@@ -552,15 +569,31 @@ static void async_norm_bwd(smhf_device *dev, smhf_tensor dsum, smhf_tensor dx, s
 }
 
 static void async_gather_rows(smhf_device *dev, smhf_tensor out, smhf_tensor x,
-                              const smhf_pack *pack) {
+                              const smhf_pack *pack, smhf_axis axis) {
     ASYNC_OP(dev, ASYNC_GATHER, out, x)
     job->pack = async_pack(pack);
+    job->axis = axis;
     async_push(dev, job);
 }
 
 static void async_scatter_add_rows(smhf_device *dev, smhf_tensor dx, smhf_tensor dout,
-                                   const smhf_pack *pack) {
+                                   const smhf_pack *pack, smhf_axis axis) {
     ASYNC_OP(dev, ASYNC_SCATTER, dx, dout)
+    job->pack = async_pack(pack);
+    job->axis = axis;
+    async_push(dev, job);
+}
+
+static void async_mean_rows(smhf_device *dev, smhf_tensor out, smhf_tensor x,
+                            const smhf_pack *pack) {
+    ASYNC_OP(dev, ASYNC_MEAN, out, x)
+    job->pack = async_pack(pack);
+    async_push(dev, job);
+}
+
+static void async_mean_rows_bwd(smhf_device *dev, smhf_tensor dx, smhf_tensor dout,
+                                const smhf_pack *pack) {
+    ASYNC_OP(dev, ASYNC_MEAN_BWD, dx, dout)
     job->pack = async_pack(pack);
     async_push(dev, job);
 }
@@ -583,6 +616,16 @@ static void async_loss(smhf_device *dev, float *loss, smhf_tensor dlogits, smhf_
     job->loss.class_weights = async_untag(options->class_weights);
     job->pack = async_pack(pack);
     job->axis = axis;
+    async_push(dev, job);
+}
+
+static void async_span_loss(smhf_device *dev, float *loss, smhf_tensor dlogits, smhf_tensor logits,
+                            smhf_tensor targets, const smhf_loss_options *options,
+                            const smhf_pack *pack) {
+    ASYNC_OP(dev, ASYNC_SPAN_LOSS, dlogits, logits, targets)
+    job->dst = async_untag(loss);
+    job->loss = *options;
+    job->pack = async_pack(pack);
     async_push(dev, job);
 }
 
@@ -662,8 +705,10 @@ static const smhf_backend *smhf_async_backend(void) {
         .attention_fwd = async_attention_fwd,
         .residual_layernorm_fwd = async_norm_fwd,
         .gather_rows = async_gather_rows,
+        .mean_rows = async_mean_rows,
         .dropout = async_dropout_op,
         .loss = async_loss,
+        .span_loss = async_span_loss,
         .linear_bwd_input = async_linear_bwd_input,
         .linear_act_bwd_input = async_linear_act_bwd_input,
         .linear_bwd_weight = async_linear_bwd_weight,
@@ -671,6 +716,7 @@ static const smhf_backend *smhf_async_backend(void) {
         .attention_bwd = async_attention_bwd,
         .residual_layernorm_bwd = async_norm_bwd,
         .scatter_add_rows = async_scatter_add_rows,
+        .mean_rows_bwd = async_mean_rows_bwd,
         .embedding_bwd = async_embedding_bwd,
         .grad_norm = async_grad_norm,
         .adamw = async_adamw,

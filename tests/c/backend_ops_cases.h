@@ -128,7 +128,8 @@ static void case_linear(ops_context *ctx, smhf_axis axis, int K, int N, int with
 
     ops_array dw = array_in(ctx, N, K, 1), db = array_in(ctx, 1, N, 1);
     double *bound_dw = ctx_doubles(ctx, N, K), *bound_db = ctx_doubles(ctx, 1, N);
-    ctx->be->linear_bwd_weight(ctx->dev, dw.t, with_bias ? db.t : none, dy.t, x.t, ctx->pack, axis);
+    ctx->be->linear_bwd_weight(ctx->dev, dw.t, with_bias ? db.t : none, dy.t, x.t, ctx->pack, axis,
+                               SMHF_DTYPE_F32);
     ref_matmul(dw.values, bound_dw, dy.values, x.values, N, K, n, 1, 0);
     scale_all(bound_dw, N * K, 8 * U);
     for (int i = 0; i < n * N && with_bias; i++) {
@@ -233,9 +234,9 @@ static void case_attention(ops_context *ctx, smhf_axis axis, float rate) {
     double *bound = ctx_doubles(ctx, n, H);
     ref_attention_fwd(&a, want, want_lse, bound, q.values, rk, rv);
     ctx->be->attention_fwd(ctx->dev, out.t, lse.t, q.t, k, v, ctx->pack, axis, HEADS, scale,
-                           dropout);
+                           SMHF_DTYPE_F32, dropout);
     ctx->be->attention_fwd(ctx->dev, alone.t, none, q.t, k, v, ctx->pack, axis, HEADS, scale,
-                           dropout);
+                           SMHF_DTYPE_F32, dropout);
     compare(ctx, "attention_fwd", &out, want, bound, U);
     compare(ctx, "attention_fwd lse", &lse, want_lse, NULL, 16 * U * 16);
     compare(ctx, "attention_fwd without lse", &alone, want, bound, U);
@@ -255,7 +256,8 @@ static void case_attention(ops_context *ctx, smhf_axis axis, float rate) {
         }
     }
     ctx->be->attention_bwd(ctx->dev, dq.t, columns(&dkv, 0, H).t, columns(&dkv, H, H).t, dout.t,
-                           out.t, lse.t, q.t, k, v, ctx->pack, axis, HEADS, scale, dropout);
+                           out.t, lse.t, q.t, k, v, ctx->pack, axis, HEADS, scale, SMHF_DTYPE_F32,
+                           dropout);
     compare(ctx, "attention_bwd dq", &dq, wq, bq, U);
     compare(ctx, "attention_bwd dk, dv", &dkv, wkv, bkv, U);
     ctx_release(ctx);
@@ -352,22 +354,102 @@ static void case_dropout(ops_context *ctx, smhf_axis axis, float rate) {
     ctx_release(ctx);
 }
 
-static void case_gather_scatter(ops_context *ctx) {
-    int T = ctx->ref.tokens, B = ctx->ref.rows, C = 19;
-    ops_array x = array_in(ctx, T, C, 1), out = array_out(ctx, B, C), d = array_in(ctx, B, C, 1);
-    double *want = ctx_doubles(ctx, B, C);
-    ctx->be->gather_rows(ctx->dev, out.t, x.t, ctx->pack);
-    for (int b = 0; b < B; b++) {
-        memcpy(want + b * C, x.values + ctx->cu[b] * C, (size_t)C * sizeof *want);
+static void case_gather_scatter(ops_context *ctx, smhf_axis axis) {
+    int T = ctx->ref.tokens, n = ctx_rows(ctx, axis), C = 19;
+    ops_array x = array_in(ctx, T, C, 1), out = array_out(ctx, n, C), d = array_in(ctx, n, C, 1);
+    double *want = ctx_doubles(ctx, n, C);
+    ctx->be->gather_rows(ctx->dev, out.t, x.t, ctx->pack, axis);
+    for (int r = 0; r < n; r++) {
+        memcpy(want + r * C, x.values + ref_token(&ctx->ref, axis, r) * C,
+               (size_t)C * sizeof *want);
     }
     compare(ctx, "gather_rows", &out, want, NULL, 0);
-    ctx->be->scatter_add_rows(ctx->dev, x.t, d.t, ctx->pack);
-    for (int b = 0; b < B; b++) {
-        for (int c = 0; c < C; c++) {
-            x.values[ctx->cu[b] * C + c] += d.values[b * C + c];
-        }
+    ctx->be->scatter_add_rows(ctx->dev, x.t, d.t, ctx->pack, axis);
+    for (int i = 0; i < n * C; i++) {
+        x.values[ref_token(&ctx->ref, axis, i / C) * C + i % C] += d.values[i];
     }
     compare(ctx, "scatter_add_rows", &x, x.values, NULL, 2 * U);
+    ctx_release(ctx);
+}
+
+static void case_mean(ops_context *ctx) {
+    int T = ctx->ref.tokens, B = ctx->ref.rows, C = 23;
+    ops_array x = array_in(ctx, T, C, 1), out = array_out(ctx, B, C);
+    ops_array d = array_in(ctx, B, C, 1), dx = array_out(ctx, T, C);
+    double *want = ctx_doubles(ctx, B, C), *want_dx = ctx_doubles(ctx, T, C);
+    for (int i = 0; i < T * C; i++) {
+        int b = ref_row_of(&ctx->ref, i / C), tokens = ctx->cu[b + 1] - ctx->cu[b];
+        want[b * C + i % C] += x.values[i] / tokens;
+        want_dx[i] = d.values[b * C + i % C] / tokens;
+    }
+    ctx->be->mean_rows(ctx->dev, out.t, x.t, ctx->pack);
+    ctx->be->mean_rows_bwd(ctx->dev, dx.t, d.t, ctx->pack);
+    compare(ctx, "mean_rows", &out, want, NULL, 8 * U);
+    compare(ctx, "mean_rows_bwd", &dx, want_dx, NULL, 2 * U);
+    ctx_release(ctx);
+}
+
+/* The span loss of whole sequences; *count: those whose target lies inside, of both columns. */
+static double ref_span_loss(const ref_pack *pack, const double *z, const int32_t *targets,
+                            int count[2]) {
+    double total = 0.0;
+    for (int column = 0; column < 2; column++) {
+        double sum = 0.0;
+        count[column] = 0;
+        for (int b = 0; b < pack->rows; b++) {
+            int first = pack->cu[b], tokens = pack->cu[b + 1] - first;
+            int target = targets[2 * b + column];
+            double whole = 0.0;
+            if (target < 0 || target >= tokens) {
+                continue;
+            }
+            for (int t = first; t < first + tokens; t++) {
+                whole += exp(z[2 * t + column]);
+            }
+            sum += log(whole) - z[2 * (first + target) + column];
+            count[column]++;
+        }
+        total += sum / count[column];
+    }
+    return total / 2;
+}
+
+/* `outside`: every second end lies behind its sequence, every third start before it. */
+static void case_span_loss(ops_context *ctx, int outside) {
+    int T = ctx->ref.tokens, B = ctx->ref.rows, count[2];
+    ops_array logits = array_in(ctx, T, 2, 3), dlogits = array_out(ctx, T, 2);
+    ops_array loss = array_out(ctx, 1, 1);
+    int32_t *targets = ctx_host(ctx, (size_t)B * 2 * sizeof *targets);
+    void *device = ctx_device(ctx, (size_t)B * 2 * sizeof *targets);
+    for (int b = 0; b < B; b++) {
+        int tokens = ctx->cu[b + 1] - ctx->cu[b];
+        targets[2 * b] = outside && b % 3 == 2 ? -1 : (b * 5) % tokens;
+        targets[2 * b + 1] = outside && b % 2 == 1 ? tokens : tokens - 1 - targets[2 * b] / 2;
+    }
+    ctx->be->upload(ctx->dev, device, targets, (size_t)B * 2 * sizeof *targets);
+    smhf_tensor target = smhf_tensor_of(device, B, 2, SMHF_DTYPE_I32);
+    smhf_loss_options options = {.grad_scale = 0.5f};
+    ctx->be->span_loss(ctx->dev, loss.t.data, dlogits.t, logits.t, target, &options, ctx->pack);
+    if (B == 0) {
+        array_fetch(ctx, &loss);
+        CHECK(isnan(loss.host[0]));
+        ctx_release(ctx);
+        return;
+    }
+    double *z = logits.values, *want = ctx_doubles(ctx, T, 2), step = 1e-5;
+    double value = ref_span_loss(&ctx->ref, z, targets, count);
+    compare(ctx, "span_loss", &loss, &value, NULL, 16 * U * 4);
+    for (int i = 0; i < 2 * T; i++) {
+        double keep = z[i];
+        z[i] = keep + step;
+        double up = ref_span_loss(&ctx->ref, z, targets, count);
+        z[i] = keep - step;
+        want[i] = 0.5 * (up - ref_span_loss(&ctx->ref, z, targets, count)) / (2 * step);
+        z[i] = keep;
+    }
+    compare(ctx, "span_loss gradient", &dlogits, want, NULL, 1e-6);
+    ctx->be->span_loss(ctx->dev, loss.t.data, logits.t, logits.t, target, &options, ctx->pack);
+    compare(ctx, "span_loss gradient over logits", &logits, want, NULL, 1e-6);
     ctx_release(ctx);
 }
 

@@ -103,7 +103,7 @@ static void check_differences(const int *lengths) {
     for (; lengths[rows] > 0; rows++) {
         cu[rows + 1] = cu[rows] + lengths[rows];
     }
-    ref_pack pack = {cu[rows], rows, cu, NULL, NULL, sequence_ids};
+    ref_pack pack = {cu[rows], rows, cu, NULL, NULL, sequence_ids, NULL, 0};
     attention_differences(&pack, SMHF_AXIS_TOKENS, 0.0f);
     attention_differences(&pack, SMHF_AXIS_TOKENS, 0.4f);
     attention_differences(&pack, SMHF_AXIS_ROWS, 0.4f);
@@ -145,7 +145,7 @@ static void check_dropout_packing(ops_context *ctx) {
     smhf_error err = SMHF_ERROR_INIT;
     ctx_batch(ctx, among, 0);
     const uint32_t names[] = {9999, 1007, 8888, 1000};
-    smhf_pack_input input = {ctx->ids, NULL, ctx->cu, names, 4, 0};
+    smhf_pack_input input = {ctx->ids, NULL, ctx->cu, names, 4, 0, NULL, 0};
     CHECK_OK(smhf_pack_fill(ctx->pack, &input, &err), &err);
     ops_array x2 = array_make(ctx, 57, C, 0), y2 = array_out(ctx, 57, C);
     for (int i = 0; i < 57 * C; i++) {
@@ -219,7 +219,7 @@ static void check_special_values(ops_context *ctx) {
     /* a NaN in one key spoils its sequence's rows of that head, and no other sequence */
     ops_array q = array_in(ctx, 7, HIDDEN, 1), mixed = array_out(ctx, 7, HIDDEN);
     ctx->be->attention_fwd(ctx->dev, mixed.t, none, q.t, x.t, q.t, ctx->pack, SMHF_AXIS_TOKENS,
-                           HEADS, 0.3f, SMHF_DROPOUT_NONE);
+                           HEADS, 0.3f, SMHF_DTYPE_F32, SMHF_DROPOUT_NONE);
     array_fetch(ctx, &mixed);
     for (int t = 0; t < 7; t++) {
         CHECK_INT(row_finite(&mixed, t), t < 3);
@@ -232,7 +232,7 @@ static void check_special_values(ops_context *ctx) {
     }
     array_upload(ctx, &q);
     ctx->be->attention_fwd(ctx->dev, mixed.t, none, q.t, q.t, q.t, ctx->pack, SMHF_AXIS_TOKENS,
-                           HEADS, 1.0f, SMHF_DROPOUT_NONE);
+                           HEADS, 1.0f, SMHF_DTYPE_F32, SMHF_DROPOUT_NONE);
     array_fetch(ctx, &mixed);
     for (int t = 0; t < 7; t++) {
         CHECK_CLOSE((double)mixed.host[t * mixed.ld], 100.0, 1e-4);
@@ -338,7 +338,7 @@ static void check_refusals(ops_context *ctx) {
 
     /* batches */
     const int32_t empty_row[] = {0, 2, 2}, late[] = {1, 2}, many[] = {0, 601};
-    smhf_pack_input input = {ctx->ids, NULL, empty_row, NULL, 2, 0};
+    smhf_pack_input input = {ctx->ids, NULL, empty_row, NULL, 2, 0, NULL, 0};
     CHECK_STATUS(smhf_pack_fill(ctx->pack, &input, &err), SMHF_E_ARG, "row 1");
     input.rows = 1;
     input.cu_seqlens = late;
@@ -347,6 +347,12 @@ static void check_refusals(ops_context *ctx) {
     CHECK_STATUS(smhf_pack_fill(ctx->pack, &input, &err), SMHF_E_ARG, "601 tokens");
     input.rows = OPS_SEQUENCES + 1;
     CHECK_STATUS(smhf_pack_fill(ctx->pack, &input, &err), SMHF_E_ARG, "17 rows");
+    const int32_t five[] = {0, 5}, twice[] = {1, 1}, behind[] = {0, 5};
+    input = (smhf_pack_input){ctx->ids, NULL, five, NULL, 1, 0, twice, 2};
+    CHECK_STATUS(smhf_pack_fill(ctx->pack, &input, &err), SMHF_E_ARG,
+                 "picks[1] is 1: expected ascending tokens, from 2 to 4");
+    input.picks = behind;
+    CHECK_STATUS(smhf_pack_fill(ctx->pack, &input, &err), SMHF_E_ARG, "picks[1] is 5");
     ctx_release(ctx);
 }
 
@@ -357,7 +363,7 @@ static void check_pack(ops_context *ctx) {
     for (int i = 0; i < 600; i++) {
         ctx->ids[i] = (int32_t)(i % 3 == 0 ? 7 : (ctx_random(ctx) + 1.0) * 3e6);
     }
-    smhf_pack_input input = {ctx->ids, NULL, cu, NULL, 2, 1};
+    smhf_pack_input input = {ctx->ids, NULL, cu, NULL, 2, 1, NULL, 0};
     CHECK_OK(smhf_pack_fill(ctx->pack, &input, &err), &err);
     const smhf_pack *pack = ctx->pack;
     int seen = 0, previous = -1;
@@ -400,7 +406,7 @@ static void check_steady_state(ops_context *ctx) {
         ctx->be->linear_act_fwd(ctx->dev, y.t, z.t, x.t, weight, g.t, SMHF_ACT_GELU, ctx->pack,
                                 SMHF_AXIS_TOKENS);
         ctx->be->attention_fwd(ctx->dev, y.t, lse.t, x.t, x.t, x.t, ctx->pack, SMHF_AXIS_TOKENS,
-                               HEADS, 0.3f, SMHF_DROPOUT_NONE);
+                               HEADS, 0.3f, SMHF_DTYPE_F32, SMHF_DROPOUT_NONE);
         ctx->be->residual_layernorm_fwd(ctx->dev, y.t, z.t, stats.t, x.t, none, g.t, g.t, EPS,
                                         ctx->pack, SMHF_AXIS_TOKENS, SMHF_DROPOUT_NONE);
         ctx->be->residual_layernorm_bwd(ctx->dev, y.t, none, w.t, w.t, x.t, z.t, stats.t, g.t,

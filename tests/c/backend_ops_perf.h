@@ -56,7 +56,7 @@ static int run_perf(const char *device) {
         printf("%s\n", err.message);
         return 1;
     }
-    smhf_pack_input input = {ids, NULL, cu, NULL, PERF_B, 1};
+    smhf_pack_input input = {ids, NULL, cu, NULL, PERF_B, 1, NULL, 0};
     if (smhf_pack_fill(ctx->pack, &input, &err) != SMHF_OK) {
         printf("%s\n", err.message);
         return 1;
@@ -97,9 +97,11 @@ static int run_perf(const char *device) {
     PERF("linear_fwd qkv", flops * 3 * H, 0,
          be->linear_fwd(dev, qkv.t, x.t, mqkv, columns(&bias, 0, 3 * H).t, pack, tokens));
     PERF("attention_fwd", attention, 4 * th,
-         be->attention_fwd(dev, y.t, lse.t, q, k, v, pack, tokens, PERF_A, 0.125f, off));
+         be->attention_fwd(dev, y.t, lse.t, q, k, v, pack, tokens, PERF_A, 0.125f, SMHF_DTYPE_F32,
+                           off));
     PERF("attention_fwd, dropout", attention, 4 * th,
-         be->attention_fwd(dev, y.t, lse.t, q, k, v, pack, tokens, PERF_A, 0.125f, drop));
+         be->attention_fwd(dev, y.t, lse.t, q, k, v, pack, tokens, PERF_A, 0.125f, SMHF_DTYPE_F32,
+                           drop));
     PERF("residual_layernorm_fwd, dropout", 0, 4 * th,
          be->residual_layernorm_fwd(dev, y.t, z.t, stats.t, x.t, x.t, dgamma.t, dgamma.t, EPS, pack,
                                     tokens, drop));
@@ -111,13 +113,13 @@ static int run_perf(const char *device) {
     PERF("linear_bwd_input ffn1", flops * F, 0,
          be->linear_bwd_input(dev, y.t, wide.t, m1, 1, pack, tokens));
     PERF("linear_bwd_weight ffn1", flops * F, 0,
-         be->linear_bwd_weight(dev, dw1.t, bias.t, wide.t, x.t, pack, tokens));
+         be->linear_bwd_weight(dev, dw1.t, bias.t, wide.t, x.t, pack, tokens, SMHF_DTYPE_F32));
     PERF("residual_layernorm_bwd, dropout", 0, 4 * th,
          be->residual_layernorm_bwd(dev, x.t, y.t, dgamma.t, dgamma.t, x.t, z.t, stats.t, dgamma.t,
                                     pack, tokens, drop));
     PERF("attention_bwd, dropout", 2.5 * attention, 8 * th,
          be->attention_bwd(dev, dq, dk, dv, x.t, y.t, lse.t, q, k, v, pack, tokens, PERF_A, 0.125f,
-                           drop));
+                           SMHF_DTYPE_F32, drop));
     PERF("embedding_bwd", 0, 4 * th,
          be->embedding_bwd(dev, &grads, x.t, stats.t, &tables, pack, drop));
     smhf_segment segment = {

@@ -12,7 +12,7 @@ typedef struct ops_context {
     const smhf_backend *be;
     smhf_pack *pack;
     ref_pack ref;
-    int32_t cu[OPS_SEQUENCES + 1], ids[1024], types[1024];
+    int32_t cu[OPS_SEQUENCES + 1], ids[1024], types[1024], picks[1024];
     uint32_t sequence_ids[OPS_SEQUENCES];
     smhf_step host_step;
     smhf_step *step; /* device */
@@ -149,14 +149,22 @@ static void ctx_batch(ops_context *ctx, const int *lengths, int training) {
         ctx->ids[t] = ctx->ids[t] >= VOCAB ? 0 : ctx->ids[t];
         ctx->types[t] = ctx_random(ctx) > 0.0;
     }
-    smhf_pack_input input = {ctx->ids, ctx->types, ctx->cu, ctx->sequence_ids, rows, training};
+    int picks = 0;
+    for (int t = 1; t < tokens; t += 3) {
+        ctx->picks[picks++] = t;
+    }
+    smhf_pack_input input = {ctx->ids, ctx->types, ctx->cu,    ctx->sequence_ids,
+                             rows,     training,   ctx->picks, picks};
     CHECK_OK(smhf_pack_fill(ctx->pack, &input, &err), &err);
     ctx_sync(ctx);
-    ctx->ref = (ref_pack){tokens, rows, ctx->cu, ctx->ids, ctx->types, ctx->sequence_ids};
+    ctx->ref = (ref_pack){tokens,     rows, ctx->cu, ctx->ids, ctx->types, ctx->sequence_ids,
+                          ctx->picks, picks};
 }
 
 static int ctx_rows(const ops_context *ctx, smhf_axis axis) {
-    return axis == SMHF_AXIS_TOKENS ? ctx->ref.tokens : ctx->ref.rows;
+    return axis == SMHF_AXIS_TOKENS ? ctx->ref.tokens
+           : axis == SMHF_AXIS_ROWS ? ctx->ref.rows
+                                    : ctx->ref.pick_count;
 }
 
 static ops_array array_make(ops_context *ctx, int rows, int cols, int gap) {

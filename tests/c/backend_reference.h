@@ -19,6 +19,8 @@ typedef struct ref_pack {
     int tokens, rows;
     const int32_t *cu, *ids, *types;
     const uint32_t *sequence_ids;
+    const int32_t *picks;
+    int pick_count;
 } ref_pack;
 
 static inline double *ref_new(size_t n) {
@@ -37,6 +39,13 @@ static int ref_row_of(const ref_pack *pack, int t) {
     return b;
 }
 
+/* The token that a row of an activation stands for. */
+static int ref_token(const ref_pack *pack, smhf_axis axis, int row) {
+    return axis == SMHF_AXIS_TOKENS ? row
+           : axis == SMHF_AXIS_ROWS ? pack->cu[row]
+                                    : pack->picks[row];
+}
+
 /* What dropout multiplies feature `feature` by. */
 static double ref_factor(const smhf_dropout *d, uint32_t step, uint32_t sequence_id, uint32_t head,
                          uint32_t position, uint32_t feature) {
@@ -52,8 +61,8 @@ static double ref_factor(const smhf_dropout *d, uint32_t step, uint32_t sequence
 
 static double ref_row_factor(const smhf_dropout *d, uint32_t step, const ref_pack *pack,
                              smhf_axis axis, int row, int feature) {
-    int b = axis == SMHF_AXIS_TOKENS ? ref_row_of(pack, row) : row;
-    uint32_t position = axis == SMHF_AXIS_TOKENS ? (uint32_t)(row - pack->cu[b]) : 0;
+    int token = ref_token(pack, axis, row), b = ref_row_of(pack, token);
+    uint32_t position = (uint32_t)(token - pack->cu[b]);
     return ref_factor(d, step, pack->sequence_ids[b], 0, position, (uint32_t)feature);
 }
 

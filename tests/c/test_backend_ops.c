@@ -40,17 +40,18 @@ static const int lengths_of[][8] = {
 
 static void run_cases(ops_context *ctx, int shape) {
     ctx_batch(ctx, lengths_of[shape], 1);
-    const smhf_axis axes[] = {SMHF_AXIS_TOKENS, SMHF_AXIS_ROWS};
+    const smhf_axis axes[] = {SMHF_AXIS_TOKENS, SMHF_AXIS_ROWS, SMHF_AXIS_PICKS};
     const float rates[] = {0.0f, 0.3f};
     for (int i = 0; i < 2; i++) {
         case_embedding(ctx, rates[i], i);
-        for (int a = 0; a < 2; a++) {
-            case_residual_layernorm(ctx, axes[a], rates[i], a);
-            case_attention(ctx, axes[a], rates[i]);
+        for (int a = 0; a < 3; a++) {
+            case_residual_layernorm(ctx, axes[a], rates[i], a % 2);
             case_dropout(ctx, axes[a], rates[i]);
         }
+        case_attention(ctx, SMHF_AXIS_TOKENS, rates[i]);
+        case_attention(ctx, SMHF_AXIS_ROWS, rates[i]);
     }
-    for (int a = 0; a < 2; a++) {
+    for (int a = 0; a < 3; a++) {
         case_linear(ctx, axes[a], 24, 40, 1);
         case_linear(ctx, axes[a], 37, 5, 0);
         for (int act = SMHF_ACT_NONE; act <= SMHF_ACT_GELU_TANH; act++) {
@@ -61,7 +62,13 @@ static void run_cases(ops_context *ctx, int shape) {
         }
         case_loss(ctx, axes[a], SMHF_LOSS_CROSS_ENTROPY, 1);
     }
-    case_gather_scatter(ctx);
+    case_gather_scatter(ctx, SMHF_AXIS_ROWS);
+    case_gather_scatter(ctx, SMHF_AXIS_PICKS);
+    case_mean(ctx);
+    case_span_loss(ctx, 0);
+    if (ctx->ref.rows > 1) { /* one sequence outside would leave nothing to average */
+        case_span_loss(ctx, 1);
+    }
     if (shape == 8) { /* the model's own width once */
         case_linear(ctx, SMHF_AXIS_TOKENS, 768, 770, 1);
         case_linear(ctx, SMHF_AXIS_ROWS, 768, 768, 1);
