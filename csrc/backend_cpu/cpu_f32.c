@@ -96,6 +96,7 @@ static void run_task(const f32_task *task, float *scratch, int32_t row, int32_t 
     const cpu_kernels *kernels = p->cpu->kernels;
     const int32_t width = kernels->panel, height = kernels->tile_rows;
     int32_t rows = least(p->m - row, task->block_rows);
+    int32_t even = ceil_div(rows, ceil_div(rows, height)); /* 13 rows: 7 and 6, not 12 and 1 */
     int32_t last_panel = least(task->panel_count, first_panel + task->strip);
     for (int32_t k0 = 0; k0 < p->k || k0 == 0; k0 += task->block_k) {
         int32_t depth = least(p->k - k0, task->block_k);
@@ -115,9 +116,9 @@ static void run_task(const f32_task *task, float *scratch, int32_t row, int32_t 
             } else {
                 make_panel(task, scratch + task->panel_at, j * width, k0, depth);
             }
-            for (int32_t i = 0; i < rows; i += height) {
+            for (int32_t i = 0; i < rows; i += even) {
                 run_tile(task, a + i * lda, lda, b, scratch + task->edge_at, row + i,
-                         least(rows - i, height), j * width, k0, depth);
+                         least(rows - i, even), j * width, k0, depth);
             }
         }
         if (p->k == 0) {

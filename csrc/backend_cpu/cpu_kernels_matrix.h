@@ -55,7 +55,6 @@ static inline vec vec_fma(vec a, vec b, vec c) { /* rounds twice */
 }
 #endif
 #define PANEL (2 * VEC)
-#define AHEAD (8 * PANEL) /* floats: how far ahead of its use a panel is asked for */
 
 /* `rows` is a constant wherever this is inlined. */
 static inline __attribute__((always_inline)) void tile_of(const int rows, float *c, int64_t ldc,
@@ -72,10 +71,6 @@ static inline __attribute__((always_inline)) void tile_of(const int rows, float 
     const float *a0 = a, *a3 = a + 3 * row, *a6 = a + 6 * row, *a9 = a + 9 * row;
     for (int p = 0; p < k; p++) {
         const vec b0 = vec_load(b), b1 = vec_load(b + VEC);
-        __builtin_prefetch(b + AHEAD);
-        if (VEC > 8) {
-            __builtin_prefetch(b + AHEAD + VEC);
-        }
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
             const float *at = r < 3 ? a0 : r < 6 ? a3 : r < 9 ? a6 : a9;
