@@ -116,7 +116,6 @@ static void colsum_body(void *context, size_t begin, size_t end) {
 void cpu_linear_bwd_weight(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias, smhf_tensor dy,
                            smhf_tensor x, const smhf_pack *pack, smhf_axis axis,
                            smhf_dtype compute) {
-    (void)compute; /* exact whatever is asked for */
     cpu_device *cpu = cpu_begin(dev);
     if (cpu == NULL || !CPU_ALL_F32(dev, "linear_bwd_weight", dw, dbias, dy, x)) {
         return;
@@ -126,7 +125,11 @@ void cpu_linear_bwd_weight(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias, 
     if (rows <= 0) {
         return;
     }
-    cpu_f32_weight_gradient(cpu, dw, dy, x, rows);
+    if (compute == SMHF_DTYPE_BF16 && (cpu_lowp_caps(&cpu->features) & SMHF_CAP_BF16) != 0) {
+        cpu_bf16_weight_gradient(cpu, dw, dy, x, rows);
+    } else {
+        cpu_f32_weight_gradient(cpu, dw, dy, x, rows);
+    }
     if (dbias.data != NULL) {
         colsum_task sums = {cpu->kernels, dbias.data, dy, rows};
         smhf_parallel_for((size_t)dy.cols, COLSUM_COLS, colsum_body, &sums);
