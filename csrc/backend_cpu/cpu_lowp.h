@@ -1,12 +1,29 @@
 /* cpu_lowp.h: bf16 and int8 products; private to backend_cpu.
  *
- * Activations are F32 in memory: they are rounded or quantised inside, sums and results are F32.
- * A product reads cpu_product (cpu_device.h), takes its panels from cpu_weight_panels, and leaves
- * the rest to kernels->finish. Threads: as ops. */
+ * Activations are F32 in memory: they are rounded (bf16) or quantised (int8) inside, sums and
+ * results are F32.
+ *
+ *     cpu_i8_linear(&product);      // panels from cpu_weight_panels, the rest to kernels->finish
+ *
+ * One product runs in two steps over blocks of rows: the rows are rounded into scratch, then tiles
+ * of `kernels.rows` x 32 are summed over the whole of k and finished in cache. Nothing depends on
+ * the thread count, and a row's result depends on that row and the weight alone.
+ *
+ * int8: q = rint(x / scale) + zero, 0 <= q <= levels, one scale and zero for each row, from its
+ * least and greatest element (0 included); weights -127..127, one scale for each output. Sums are
+ * exact in int32 on every tier. A row with NaN or infinity (or a range past the largest float)
+ * gives NaN; so does an output whose weights hold one.
+ * bf16: to nearest, ties to even; NaN stays NaN, infinity stays. The sums run in fp32; the vector
+ * and tile instructions flush subnormals, the other tiers do not.
+ * Threads: as ops. */
 #ifndef SMHF_BACKEND_CPU_CPU_LOWP_H
 #define SMHF_BACKEND_CPU_CPU_LOWP_H
 
 #include "backend_cpu/cpu_device.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
 
 /* SMHF_CAP_BF16, SMHF_CAP_I8: what weight_prepare accepts with these features. */
 uint32_t cpu_lowp_caps(const cpu_features *features);
@@ -22,5 +39,140 @@ void cpu_bf16_weight_gradient(cpu_device *cpu, smhf_tensor dw, smhf_tensor dy, s
 
 /* Slot scratch (for each thread) that the products need for a batch up to these limits. */
 size_t cpu_lowp_scratch(const cpu_features *features, const smhf_limits *limits);
+/* The same for the op's own scratch (cpu_partials_reserve). */
+size_t cpu_lowp_partials(const cpu_features *features, const smhf_limits *limits);
+
+/* ---- shared by the kernels ------------------------------------------------------------------ */
+
+/* Weights lie in panels of 32 outputs. A panel is a run of 128-byte lines; line g holds, for each
+ * of its outputs in turn, the 4 bytes of int8 (or the pair of bf16) of inputs 4g .. 4g + 3
+ * (2g, 2g + 1). k is padded with zeros to CPU_LOWP_LINES lines. */
+#define CPU_LOWP_COLS 32
+#define CPU_LOWP_LINE 128
+#define CPU_LOWP_LINES 16
+
+/* A row of quantised activations: x = scale * (q - zero). */
+typedef struct cpu_i8_row {
+    float scale;
+    int32_t zero;
+} cpu_i8_row;
+
+typedef struct cpu_i8_kernels {
+    const char *name;
+    int rows;   /* of a tile, at most */
+    int whole;  /* tiles are written (and a is read) whole, whatever `rows` asks for */
+    int levels; /* 255, or 127 where products of pairs are summed in 16 bits */
+    void (*quantize)(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k, int32_t padded,
+                     int levels);
+    /* sums [rows, 32] = a [rows, 4 * lines] x panel, exact */
+    void (*tile)(int32_t *sums, const uint8_t *a, int64_t lda, const int8_t *panel, int32_t lines,
+                 int rows);
+    /* out [rows, 32] = scale_row * scale_col * (sums - zero_row * total_col) */
+    void (*dequantize)(float *out, int64_t ld, const int32_t *sums, int rows,
+                       const cpu_i8_row *info, const float *scales, const int32_t *totals);
+    void (*begin)(void); /* around a thread's share of tiles; may be NULL */
+    void (*end)(void);
+} cpu_i8_kernels;
+
+typedef struct cpu_bf16_kernels {
+    const char *name;
+    int rows;
+    int whole;
+    int wide; /* a holds the rounded values as fp32 instead of bf16 */
+    void (*pack)(void *to, const float *x, int32_t k, int32_t padded); /* to bf16; zeros behind */
+    void (*round)(void *a, const float *x, int32_t k, int32_t padded); /* pack, or wide */
+    /* sums [rows, 32] = a [rows, 2 * lines] x panel; lda in elements of a */
+    void (*tile)(float *sums, int64_t ld, const void *a, int64_t lda, const uint16_t *panel,
+                 int32_t lines, int rows);
+    void (*begin)(void);
+    void (*end)(void);
+} cpu_bf16_kernels;
+
+/* What these features run. Every int8 kernel with the same levels gives the same bits. */
+const cpu_i8_kernels *cpu_i8_kernels_of(const cpu_features *features);
+const cpu_bf16_kernels *cpu_bf16_kernels_of(const cpu_features *features);
+
+extern const cpu_i8_kernels cpu_i8_plain;
+extern const cpu_bf16_kernels cpu_bf16_plain;
+#if defined(__x86_64__) && defined(__GNUC__)
+extern const cpu_i8_kernels cpu_i8_avx2, cpu_i8_avx_vnni, cpu_i8_avx512, cpu_i8_avx512_vnni;
+extern const cpu_bf16_kernels cpu_bf16_avx2, cpu_bf16_avx512, cpu_bf16_avx512_bf16;
+extern const cpu_i8_kernels cpu_i8_amx;
+extern const cpu_bf16_kernels cpu_bf16_amx;
+#endif
+/* The AMX kernels over tiles in plain C, for tests on machines without AMX. */
+extern const cpu_i8_kernels cpu_i8_amx_plain;
+extern const cpu_bf16_kernels cpu_bf16_amx_plain;
+
+/* Weights to panels; a buffer of cpu_i8_panels_bytes / cpu_bf16_panels_bytes. */
+size_t cpu_i8_panels_bytes(int32_t n, int32_t k);
+void cpu_i8_pack(void *panels, const float *w, int64_t ld, int32_t n, int32_t k);
+size_t cpu_bf16_panels_bytes(int32_t n, int32_t k);
+/* element (output, input) at w[output * ld + input], or at w[input * ld + output] */
+void cpu_bf16_pack(void *panels, const float *w, int64_t ld, int32_t n, int32_t k, int transposed,
+                   const cpu_bf16_kernels *kernels);
+void cpu_bf16_round_plain(void *a, const float *x, int32_t k, int32_t padded);
+
+/* The products with given kernels and panels, for the linear layers and the tests. `m` rows of a;
+ * the epilogue as in cpu_product. panels NULL: bf16 panels are made of b [k, n] (weight gradient;
+ * k at most CPU_LOWP_GRADIENT_ROWS). */
+#define CPU_LOWP_GRADIENT_ROWS 1024
+typedef struct cpu_lowp_product {
+    cpu_device *cpu;
+    const float *a;
+    int64_t lda;
+    int32_t m, n, k;
+    const void *panels;
+    const float *b;
+    int64_t ldb;
+    const cpu_epilogue *epilogue;
+    const cpu_i8_kernels *i8; /* one of the two */
+    const cpu_bf16_kernels *bf16;
+    int transposed; /* bf16: row r of the product is column r of a */
+} cpu_lowp_product;
+
+void cpu_lowp_run(const cpu_lowp_product *product);
+
+/* Four bytes as they lie. */
+static inline int32_t cpu_lowp_word(const void *at) {
+    int32_t word;
+    memcpy(&word, at, sizeof word);
+    return word;
+}
+
+static inline int32_t cpu_lowp_round_up(int32_t value, int32_t multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+/* The row's scale and zero from its least (<= 0) and greatest (>= 0) element. Returns what x is
+ * multiplied by, or 0: then every q is 0, and scale says what comes out (0, or NaN). */
+static inline float cpu_i8_row_init(cpu_i8_row *row, float least, float greatest, int finite,
+                                    int levels) {
+    float range = greatest - least;
+    row->zero = 0;
+    if (!finite || !(range <= FLT_MAX)) {
+        row->scale = NAN;
+        return 0.0f;
+    }
+    if (range < FLT_MIN * 512.0f) { /* 1 / range would be infinite */
+        row->scale = 0.0f;
+        return 0.0f;
+    }
+    float inverse = (float)levels / range;
+    row->scale = range / (float)levels;
+    row->zero = (int32_t)rintf(-least * inverse);
+    return inverse;
+}
+
+/* nearest, ties to even; a NaN stays one */
+static inline uint32_t cpu_bf16_bits(float value) {
+    union {
+        float value;
+        uint32_t bits;
+    } u = {value};
+    uint32_t rounded = (u.bits + 0x7FFFu + ((u.bits >> 16) & 1u)) >> 16;
+    uint32_t nan = (u.bits >> 16) | 0x0040u;
+    return (u.bits & 0x7FFFFFFFu) > 0x7F800000u ? nan : rounded;
+}
 
 #endif

@@ -1,0 +1,159 @@
+/* cpu_bf16_avx512.c: bf16 tiles of 12 x 32 in 512-bit registers: vdpbf16ps where there is it, else
+ * weights widened to fp32 on their way (half the memory, the speed of fp32). */
+#include "backend_cpu/cpu_lowp.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+
+#define TARGET "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"
+#define WIDE __attribute__((target(TARGET)))
+#define WIDE_BF16 __attribute__((target(TARGET ",avx512bf16")))
+#define TILE_ROWS 12
+
+/* Rounded bits in the lower half of each lane. The instruction for it would flush subnormals. */
+WIDE static inline __m512i rounded_bits(__m512 v) {
+    __m512i bits = _mm512_castps_si512(v);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    up = _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x00400000));
+    return _mm512_srli_epi32(up, 16);
+}
+
+WIDE static void round_half(void *a, const float *x, int32_t k, int32_t padded) {
+    uint16_t *to = a;
+    for (int32_t i = 0; i < padded; i += 16) {
+        int32_t left = k - i;
+        __mmask16 part = left >= 16 ? 0xFFFF : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
+        __m512i bits = rounded_bits(_mm512_maskz_loadu_ps(part, x + i));
+        _mm256_storeu_si256((__m256i *)(to + i), _mm512_cvtepi32_epi16(bits));
+    }
+}
+
+WIDE static void round_wide(void *a, const float *x, int32_t k, int32_t padded) {
+    float *to = a;
+    for (int32_t i = 0; i < padded; i += 16) {
+        int32_t left = k - i;
+        __mmask16 part = left >= 16 ? 0xFFFF : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
+        __m512i bits = rounded_bits(_mm512_maskz_loadu_ps(part, x + i));
+        _mm512_storeu_si512(to + i, _mm512_slli_epi32(bits, 16));
+    }
+}
+
+#define STORE_TILE(ROWS)                                                                           \
+    _Pragma("GCC unroll 12") for (int r = 0; r < (ROWS); r++) {                                    \
+        _mm512_storeu_ps(sums + r * ld, sum[r][0]);                                                \
+        _mm512_storeu_ps(sums + r * ld + 16, sum[r][1]);                                           \
+    }
+
+#define TILE_PAIRS(ROWS)                                                                           \
+    __m512 sum[ROWS][2];                                                                           \
+    const uint16_t *x = a;                                                                         \
+    const uint16_t *at[3] = {x, x + 4 * lda, x + 8 * lda};                                         \
+    _Pragma("GCC unroll 12") for (int r = 0; r < (ROWS); r++) {                                    \
+        sum[r][0] = sum[r][1] = _mm512_setzero_ps();                                               \
+    }                                                                                              \
+    for (int32_t line = 0; line < lines; line++) {                                                 \
+        __m512bh w0 = (__m512bh)_mm512_load_si512(panel);                                          \
+        __m512bh w1 = (__m512bh)_mm512_load_si512(panel + 32);                                     \
+        _mm_prefetch((const char *)panel + 1024, _MM_HINT_T0);                                     \
+        _mm_prefetch((const char *)panel + 1088, _MM_HINT_T0);                                     \
+        _Pragma("GCC unroll 12") for (int r = 0; r < (ROWS); r++) {                                \
+            int32_t pair = cpu_lowp_word(at[r / 4] + (r % 4) * lda);                               \
+            __m512bh v = (__m512bh)_mm512_set1_epi32(pair);                                        \
+            sum[r][0] = _mm512_dpbf16_ps(sum[r][0], v, w0);                                        \
+            sum[r][1] = _mm512_dpbf16_ps(sum[r][1], v, w1);                                        \
+        }                                                                                          \
+        panel += CPU_LOWP_LINE / 2;                                                                \
+        at[0] += 2;                                                                                \
+        at[1] += 2;                                                                                \
+        at[2] += 2;                                                                                \
+    }                                                                                              \
+    STORE_TILE(ROWS)
+
+/* Even inputs lie in the lower halves of the lanes, odd ones in the upper. */
+#define TILE_WIDE(ROWS)                                                                            \
+    __m512 sum[ROWS][2];                                                                           \
+    const float *x = a;                                                                            \
+    const float *at[3] = {x, x + 4 * lda, x + 8 * lda};                                            \
+    const __m512i upper = _mm512_set1_epi32((int32_t)0xFFFF0000u);                                 \
+    _Pragma("GCC unroll 12") for (int r = 0; r < (ROWS); r++) {                                    \
+        sum[r][0] = sum[r][1] = _mm512_setzero_ps();                                               \
+    }                                                                                              \
+    for (int32_t line = 0; line < lines; line++) {                                                 \
+        __m512i p0 = _mm512_load_si512(panel), p1 = _mm512_load_si512(panel + 32);                 \
+        _mm_prefetch((const char *)panel + 1024, _MM_HINT_T0);                                     \
+        _mm_prefetch((const char *)panel + 1088, _MM_HINT_T0);                                     \
+        __m512 w0 = _mm512_castsi512_ps(_mm512_slli_epi32(p0, 16));                                \
+        __m512 w1 = _mm512_castsi512_ps(_mm512_slli_epi32(p1, 16));                                \
+        _Pragma("GCC unroll 12") for (int r = 0; r < (ROWS); r++) {                                \
+            __m512 v = _mm512_set1_ps(at[r / 4][(r % 4) * lda]);                                   \
+            sum[r][0] = _mm512_fmadd_ps(v, w0, sum[r][0]);                                         \
+            sum[r][1] = _mm512_fmadd_ps(v, w1, sum[r][1]);                                         \
+        }                                                                                          \
+        w0 = _mm512_castsi512_ps(_mm512_and_si512(p0, upper));                                     \
+        w1 = _mm512_castsi512_ps(_mm512_and_si512(p1, upper));                                     \
+        _Pragma("GCC unroll 12") for (int r = 0; r < (ROWS); r++) {                                \
+            __m512 v = _mm512_set1_ps(at[r / 4][(r % 4) * lda + 1]);                               \
+            sum[r][0] = _mm512_fmadd_ps(v, w0, sum[r][0]);                                         \
+            sum[r][1] = _mm512_fmadd_ps(v, w1, sum[r][1]);                                         \
+        }                                                                                          \
+        panel += CPU_LOWP_LINE / 2;                                                                \
+        at[0] += 2;                                                                                \
+        at[1] += 2;                                                                                \
+        at[2] += 2;                                                                                \
+    }                                                                                              \
+    STORE_TILE(ROWS)
+
+#define TILE_CASE(ROWS, BODY)                                                                      \
+    case ROWS: {                                                                                   \
+        BODY(ROWS)                                                                                 \
+        break;                                                                                     \
+    }
+
+#define TILE_SWITCH(BODY)                                                                          \
+    switch (rows) {                                                                                \
+        TILE_CASE(1, BODY)                                                                         \
+        TILE_CASE(2, BODY)                                                                         \
+        TILE_CASE(3, BODY)                                                                         \
+        TILE_CASE(4, BODY)                                                                         \
+        TILE_CASE(5, BODY)                                                                         \
+        TILE_CASE(6, BODY)                                                                         \
+        TILE_CASE(7, BODY)                                                                         \
+        TILE_CASE(8, BODY)                                                                         \
+        TILE_CASE(9, BODY)                                                                         \
+        TILE_CASE(10, BODY)                                                                        \
+        TILE_CASE(11, BODY)                                                                        \
+        TILE_CASE(12, BODY)                                                                        \
+    default:                                                                                       \
+        SMHF_ASSERT(rows == 0);                                                                    \
+        break;                                                                                     \
+    }
+
+WIDE_BF16 static void tile_pairs(float *sums, int64_t ld, const void *a, int64_t lda,
+                                 const uint16_t *panel, int32_t lines, int rows) {
+    TILE_SWITCH(TILE_PAIRS)
+}
+
+WIDE static void tile_wide(float *sums, int64_t ld, const void *a, int64_t lda,
+                           const uint16_t *panel, int32_t lines, int rows) {
+    TILE_SWITCH(TILE_WIDE)
+}
+
+const cpu_bf16_kernels cpu_bf16_avx512_bf16 = {
+    .name = "avx512-bf16",
+    .rows = TILE_ROWS,
+    .pack = round_half,
+    .round = round_half,
+    .tile = tile_pairs,
+};
+
+const cpu_bf16_kernels cpu_bf16_avx512 = {
+    .name = "avx512",
+    .rows = TILE_ROWS,
+    .wide = 1,
+    .pack = round_half,
+    .round = round_wide,
+    .tile = tile_wide,
+};
+#endif
