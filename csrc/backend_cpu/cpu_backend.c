@@ -120,6 +120,8 @@ static smhf_status cpu_reserve(smhf_device *dev, const smhf_limits *limits, smhf
         gradient = gradient > turned ? gradient : turned;
         partials = partials > gradient ? partials : gradient;
     }
+    size_t rounded = cpu_lowp_partials(&cpu->features, limits);
+    partials = partials > rounded ? partials : rounded;
     smhf_error before = dev->failure;
     dev->failure = (smhf_error)SMHF_ERROR_INIT;
     size_t slots = attention > linear ? attention : linear;

@@ -20,7 +20,7 @@ WIDE static inline __m512i rounded_bits(__m512 v) {
     return _mm512_srli_epi32(up, 16);
 }
 
-WIDE static void round_half(void *a, const float *x, int32_t k, int32_t padded) {
+WIDE void cpu_bf16_round_avx512(void *a, const float *x, int32_t k, int32_t padded) {
     uint16_t *to = a;
     for (int32_t i = 0; i < padded; i += 16) {
         int32_t left = k - i;
@@ -143,8 +143,8 @@ WIDE static void tile_wide(float *sums, int64_t ld, const void *a, int64_t lda,
 const cpu_bf16_kernels cpu_bf16_avx512_bf16 = {
     .name = "avx512-bf16",
     .rows = TILE_ROWS,
-    .pack = round_half,
-    .round = round_half,
+    .pack = cpu_bf16_round_avx512,
+    .round = cpu_bf16_round_avx512,
     .tile = tile_pairs,
 };
 
@@ -152,7 +152,7 @@ const cpu_bf16_kernels cpu_bf16_avx512 = {
     .name = "avx512",
     .rows = TILE_ROWS,
     .wide = 1,
-    .pack = round_half,
+    .pack = cpu_bf16_round_avx512,
     .round = round_wide,
     .tile = tile_wide,
 };

@@ -115,7 +115,7 @@ void cpu_i8_linear(const cpu_product *product) {
 
 /* ---- plain loops ---------------------------------------------------------------------------- */
 
-static void plain_quantize(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k, int32_t padded,
+void cpu_i8_quantize_plain(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k, int32_t padded,
                            int levels) {
     float least = 0.0f, greatest = 0.0f;
     int finite = 1;
@@ -152,7 +152,7 @@ static void plain_tile(int32_t *sums, const uint8_t *a, int64_t lda, const int8_
     }
 }
 
-static void plain_dequantize(float *out, int64_t ld, const int32_t *sums, int rows,
+void cpu_i8_dequantize_plain(float *out, int64_t ld, const int32_t *sums, int rows,
                              const cpu_i8_row *info, const float *scales, const int32_t *totals) {
     for (int r = 0; r < rows; r++) {
         for (int c = 0; c < CPU_LOWP_COLS; c++) {
@@ -166,7 +166,7 @@ const cpu_i8_kernels cpu_i8_plain = {
     .name = "plain",
     .rows = 4,
     .levels = 255,
-    .quantize = plain_quantize,
+    .quantize = cpu_i8_quantize_plain,
     .tile = plain_tile,
-    .dequantize = plain_dequantize,
+    .dequantize = cpu_i8_dequantize_plain,
 };

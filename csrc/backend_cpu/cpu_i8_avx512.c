@@ -11,8 +11,8 @@
 #define WIDE_VNNI __attribute__((target(TARGET ",avx512vnni")))
 #define TILE_ROWS 12
 
-WIDE static void quantize(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k, int32_t padded,
-                          int levels) {
+WIDE void cpu_i8_quantize_avx512(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k,
+                                 int32_t padded, int levels) {
     const __m512 largest = _mm512_set1_ps(FLT_MAX);
     __m512 least = _mm512_setzero_ps(), greatest = _mm512_setzero_ps();
     __mmask16 finite = 0xFFFF;
@@ -42,8 +42,9 @@ WIDE static void quantize(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k
     }
 }
 
-WIDE static void dequantize(float *out, int64_t ld, const int32_t *sums, int rows,
-                            const cpu_i8_row *info, const float *scales, const int32_t *totals) {
+WIDE void cpu_i8_dequantize_avx512(float *out, int64_t ld, const int32_t *sums, int rows,
+                                   const cpu_i8_row *info, const float *scales,
+                                   const int32_t *totals) {
     __m512 s0 = _mm512_loadu_ps(scales), s1 = _mm512_loadu_ps(scales + 16);
     __m512i t0 = _mm512_loadu_si512(totals), t1 = _mm512_loadu_si512(totals + 16);
     for (int r = 0; r < rows; r++) {
@@ -133,17 +134,17 @@ const cpu_i8_kernels cpu_i8_avx512_vnni = {
     .name = "avx512-vnni",
     .rows = TILE_ROWS,
     .levels = 255,
-    .quantize = quantize,
+    .quantize = cpu_i8_quantize_avx512,
     .tile = tile_vnni,
-    .dequantize = dequantize,
+    .dequantize = cpu_i8_dequantize_avx512,
 };
 
 const cpu_i8_kernels cpu_i8_avx512 = {
     .name = "avx512",
     .rows = TILE_ROWS,
     .levels = 127,
-    .quantize = quantize,
+    .quantize = cpu_i8_quantize_avx512,
     .tile = tile_madd,
-    .dequantize = dequantize,
+    .dequantize = cpu_i8_dequantize_avx512,
 };
 #endif

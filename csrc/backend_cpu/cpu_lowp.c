@@ -200,8 +200,12 @@ uint32_t cpu_lowp_caps(const cpu_features *features) {
 const cpu_i8_kernels *cpu_i8_kernels_of(const cpu_features *features) {
 #if defined(__x86_64__) && defined(__GNUC__)
     uint32_t f = features->flags;
-    return (f & CPU_HAS_AMX) != 0           ? &cpu_i8_amx
-           : (f & CPU_HAS_AVX512_VNNI) != 0 ? &cpu_i8_avx512_vnni
+#ifdef CPU_LOWP_HAS_AMX
+    if ((f & CPU_HAS_AMX) != 0) {
+        return &cpu_i8_amx;
+    }
+#endif
+    return (f & CPU_HAS_AVX512_VNNI) != 0 ? &cpu_i8_avx512_vnni
            : (f & CPU_HAS_AVX_VNNI) != 0    ? &cpu_i8_avx_vnni
            : (f & CPU_HAS_AVX512) != 0      ? &cpu_i8_avx512
            : (f & CPU_HAS_AVX2) != 0        ? &cpu_i8_avx2
@@ -215,8 +219,12 @@ const cpu_i8_kernels *cpu_i8_kernels_of(const cpu_features *features) {
 const cpu_bf16_kernels *cpu_bf16_kernels_of(const cpu_features *features) {
 #if defined(__x86_64__) && defined(__GNUC__)
     uint32_t f = features->flags;
-    return (f & CPU_HAS_AMX) != 0           ? &cpu_bf16_amx
-           : (f & CPU_HAS_AVX512_BF16) != 0 ? &cpu_bf16_avx512_bf16
+#ifdef CPU_LOWP_HAS_AMX
+    if ((f & CPU_HAS_AMX) != 0) {
+        return &cpu_bf16_amx;
+    }
+#endif
+    return (f & CPU_HAS_AVX512_BF16) != 0 ? &cpu_bf16_avx512_bf16
            : (f & CPU_HAS_AVX512) != 0      ? &cpu_bf16_avx512
            : (f & CPU_HAS_AVX2) != 0        ? &cpu_bf16_avx2
                                             : &cpu_bf16_plain;

@@ -97,8 +97,18 @@ extern const cpu_bf16_kernels cpu_bf16_plain;
 #if defined(__x86_64__) && defined(__GNUC__)
 extern const cpu_i8_kernels cpu_i8_avx2, cpu_i8_avx_vnni, cpu_i8_avx512, cpu_i8_avx512_vnni;
 extern const cpu_bf16_kernels cpu_bf16_avx2, cpu_bf16_avx512, cpu_bf16_avx512_bf16;
+void cpu_i8_quantize_avx512(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k, int32_t padded,
+                            int levels);
+void cpu_i8_dequantize_avx512(float *out, int64_t ld, const int32_t *sums, int rows,
+                              const cpu_i8_row *info, const float *scales, const int32_t *totals);
+void cpu_bf16_round_avx512(void *a, const float *x, int32_t k, int32_t padded);
+#endif
+#if defined(__x86_64__) && defined(__has_include)
+#if __has_include(<amxbf16intrin.h>) /* gcc 11, clang 12 */
+#define CPU_LOWP_HAS_AMX
 extern const cpu_i8_kernels cpu_i8_amx;
 extern const cpu_bf16_kernels cpu_bf16_amx;
+#endif
 #endif
 /* The AMX kernels over tiles in plain C, for tests on machines without AMX. */
 extern const cpu_i8_kernels cpu_i8_amx_plain;
@@ -111,6 +121,10 @@ size_t cpu_bf16_panels_bytes(int32_t n, int32_t k);
 /* element (output, input) at w[output * ld + input], or at w[input * ld + output] */
 void cpu_bf16_pack(void *panels, const float *w, int64_t ld, int32_t n, int32_t k, int transposed,
                    const cpu_bf16_kernels *kernels);
+void cpu_i8_quantize_plain(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k, int32_t padded,
+                           int levels);
+void cpu_i8_dequantize_plain(float *out, int64_t ld, const int32_t *sums, int rows,
+                             const cpu_i8_row *info, const float *scales, const int32_t *totals);
 void cpu_bf16_round_plain(void *a, const float *x, int32_t k, int32_t padded);
 
 /* The products with given kernels and panels, for the linear layers and the tests. `m` rows of a;
