@@ -2,8 +2,6 @@
 #include "backend_cpu/cpu_lowp.h"
 #include "common/pool.h"
 
-#include <stdlib.h>
-
 /* ---- weights -------------------------------------------------------------------------------- */
 
 typedef struct pack_task {

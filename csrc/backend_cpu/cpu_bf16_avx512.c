@@ -131,9 +131,8 @@ WIDE static void round_wide(void *a, const float *x, int32_t k, int32_t padded) 
     }
 
 WIDE_BF16 static void tile_pairs(float *sums, int64_t ld, const void *a, int64_t lda,
-                                 const uint16_t *panel, int32_t lines, int rows) {
-    TILE_SWITCH(TILE_PAIRS)
-}
+                                 const uint16_t *panel, int32_t lines,
+                                 int rows){TILE_SWITCH(TILE_PAIRS)}
 
 WIDE static void tile_wide(float *sums, int64_t ld, const void *a, int64_t lda,
                            const uint16_t *panel, int32_t lines, int rows) {

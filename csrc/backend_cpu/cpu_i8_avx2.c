@@ -35,8 +35,8 @@ WIDE static void quantize(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k
         __m256 v = _mm256_loadu_ps(x + i);
         least = _mm256_min_ps(least, v);
         greatest = _mm256_max_ps(greatest, v);
-        finite = _mm256_and_ps(
-            finite, _mm256_cmp_ps(_mm256_and_ps(v, magnitude), largest, _CMP_LE_OQ));
+        finite =
+            _mm256_and_ps(finite, _mm256_cmp_ps(_mm256_and_ps(v, magnitude), largest, _CMP_LE_OQ));
     }
     float low = reduce_least(least), high = reduce_greatest(greatest);
     int fine = _mm256_movemask_ps(finite) == 0xFF;
@@ -85,8 +85,7 @@ WIDE static void dequantize(float *out, int64_t ld, const int32_t *sums, int row
 #define SPREAD(r) _mm256_set1_epi32(cpu_lowp_word(at[(r) / 3] + ((r) % 3) * lda))
 
 #define VNNI(sum, x, w) _mm256_dpbusd_avx_epi32(sum, x, w)
-#define MADD(sum, x, w)                                                                            \
-    _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), ones))
+#define MADD(sum, x, w) _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), ones))
 
 #define TILE_BODY(ROWS, DOT)                                                                       \
     for (int half = 0; half < 2; half++) {                                                         \

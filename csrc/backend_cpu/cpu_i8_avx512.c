@@ -66,8 +66,7 @@ WIDE void cpu_i8_dequantize_avx512(float *out, int64_t ld, const int32_t *sums, 
 #define SPREAD(r) _mm512_set1_epi32(cpu_lowp_word(at[(r) / 4] + ((r) % 4) * lda))
 
 #define VNNI(sum, x, w) _mm512_dpbusd_epi32(sum, x, w)
-#define MADD(sum, x, w)                                                                            \
-    _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), ones))
+#define MADD(sum, x, w) _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), ones))
 
 #define TILE_BODY(ROWS, DOT)                                                                       \
     __m512i sum[ROWS][2];                                                                          \
@@ -120,9 +119,7 @@ WIDE void cpu_i8_dequantize_avx512(float *out, int64_t ld, const int32_t *sums, 
     }
 
 WIDE_VNNI static void tile_vnni(int32_t *sums, const uint8_t *a, int64_t lda, const int8_t *panel,
-                                int32_t lines, int rows) {
-    TILE_SWITCH(VNNI)
-}
+                                int32_t lines, int rows){TILE_SWITCH(VNNI)}
 
 WIDE static void tile_madd(int32_t *sums, const uint8_t *a, int64_t lda, const int8_t *panel,
                            int32_t lines, int rows) {

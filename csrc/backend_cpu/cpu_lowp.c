@@ -19,10 +19,10 @@ typedef struct lowp_task {
     int whole;
     size_t row_bytes; /* of the rounded rows */
     char *rounded;
-    cpu_i8_row *info;     /* int8 */
-    const float *scales;  /* int8: behind the panels */
+    cpu_i8_row *info;      /* int8 */
+    const float *scales;   /* int8: behind the panels */
     const int32_t *totals; /* int8 */
-    const char *weights; /* panels */
+    const char *weights;   /* panels */
 } lowp_task;
 
 static size_t padded_row_bytes(int32_t lines, int wide) {
@@ -43,8 +43,7 @@ static void round_body(void *context, size_t begin, size_t end) {
         const float *x = p->a + ((int64_t)task->first + (int64_t)r) * p->lda;
         char *to = task->rounded + r * task->row_bytes;
         if (p->i8 != NULL) {
-            p->i8->quantize((uint8_t *)to, &task->info[r], x, p->k, task->lines * 4,
-                            p->i8->levels);
+            p->i8->quantize((uint8_t *)to, &task->info[r], x, p->k, task->lines * 4, p->i8->levels);
         } else {
             p->bf16->round(to, x, p->k, task->lines * 2);
         }
@@ -206,10 +205,10 @@ const cpu_i8_kernels *cpu_i8_kernels_of(const cpu_features *features) {
     }
 #endif
     return (f & CPU_HAS_AVX512_VNNI) != 0 ? &cpu_i8_avx512_vnni
-           : (f & CPU_HAS_AVX_VNNI) != 0    ? &cpu_i8_avx_vnni
-           : (f & CPU_HAS_AVX512) != 0      ? &cpu_i8_avx512
-           : (f & CPU_HAS_AVX2) != 0        ? &cpu_i8_avx2
-                                            : &cpu_i8_plain;
+           : (f & CPU_HAS_AVX_VNNI) != 0  ? &cpu_i8_avx_vnni
+           : (f & CPU_HAS_AVX512) != 0    ? &cpu_i8_avx512
+           : (f & CPU_HAS_AVX2) != 0      ? &cpu_i8_avx2
+                                          : &cpu_i8_plain;
 #else
     (void)features;
     return &cpu_i8_plain;
@@ -225,9 +224,9 @@ const cpu_bf16_kernels *cpu_bf16_kernels_of(const cpu_features *features) {
     }
 #endif
     return (f & CPU_HAS_AVX512_BF16) != 0 ? &cpu_bf16_avx512_bf16
-           : (f & CPU_HAS_AVX512) != 0      ? &cpu_bf16_avx512
-           : (f & CPU_HAS_AVX2) != 0        ? &cpu_bf16_avx2
-                                            : &cpu_bf16_plain;
+           : (f & CPU_HAS_AVX512) != 0    ? &cpu_bf16_avx512
+           : (f & CPU_HAS_AVX2) != 0      ? &cpu_bf16_avx2
+                                          : &cpu_bf16_plain;
 #else
     (void)features;
     return &cpu_bf16_plain;
@@ -248,7 +247,8 @@ size_t cpu_lowp_partials(const cpu_features *features, const smhf_limits *limits
     if (!limits->training) {
         return linear;
     }
-    int32_t most = limits->tokens < CPU_LOWP_GRADIENT_ROWS ? limits->tokens : CPU_LOWP_GRADIENT_ROWS;
+    int32_t most =
+        limits->tokens < CPU_LOWP_GRADIENT_ROWS ? limits->tokens : CPU_LOWP_GRADIENT_ROWS;
     size_t gradient = block_bytes(BLOCK_ROWS, padded_row_bytes(lines_of(most, 2), wide)) +
                       cpu_bf16_panels_bytes(widest, most);
     return linear > gradient ? linear : gradient;

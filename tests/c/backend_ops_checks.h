@@ -303,9 +303,9 @@ static void check_refusals(ops_context *ctx) {
     ctx->be->embedding_bwd(ctx->dev, &tables, y.t, y.t, &tables, ctx->pack, SMHF_DROPOUT_NONE);
     CHECK_STATUS(ctx->be->sync(ctx->dev, &err), SMHF_E_ARG, "training = 1");
 
-    smhf_weight_options options = {SMHF_DTYPE_I8, SMHF_WEIGHT_FORWARD};
+    smhf_weight_options options = {SMHF_DTYPE_I32, SMHF_WEIGHT_FORWARD};
     CHECK_STATUS(ctx->be->weight_prepare(ctx->dev, &weight, x.t, &options, &err),
-                 SMHF_E_UNSUPPORTED, "int8");
+                 SMHF_E_UNSUPPORTED, "int32");
     CHECK(weight == NULL);
 
     CHECK_STATUS(smhf_device_open("cpu:1", &other, &err), SMHF_E_UNAVAILABLE, "cpu:0");

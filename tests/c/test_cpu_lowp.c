@@ -239,8 +239,9 @@ static void check_i8_product(cpu_device *cpu, const cpu_i8_kernels *kernels, int
     smhf_free(a);
 }
 
-static const int shapes[][3] = {{1, 1, 1},    {1, 33, 7},   {3, 31, 64},   {7, 100, 13}, {13, 64, 100},
-                                {31, 5, 257}, {33, 96, 65}, {100, 130, 31}, {12, 32, 64}, {97, 32, 3}};
+static const int shapes[][3] = {{1, 1, 1},     {1, 33, 7},   {3, 31, 64},  {7, 100, 13},
+                                {13, 64, 100}, {31, 5, 257}, {33, 96, 65}, {100, 130, 31},
+                                {12, 32, 64},  {97, 32, 3}};
 
 static void test_i8_products(void) {
     const cpu_i8_kernels *kernels[KERNELS_MAX];
@@ -307,8 +308,8 @@ static void test_bf16_rounds_to_nearest_even(void) {
 }
 
 /* Operands rounded, sums in fp32: at most k roundings of the largest partial sum. */
-static void check_bf16_product(cpu_device *cpu, const cpu_bf16_kernels *kernels, int m, int n, int k,
-                               int transposed) {
+static void check_bf16_product(cpu_device *cpu, const cpu_bf16_kernels *kernels, int m, int n,
+                               int k, int transposed) {
     int64_t lda = k + 3, ldw = (transposed ? n : k) + 1, ldy = n + 5;
     float *a = random_floats((size_t)(m * lda));
     float *w = random_floats((size_t)((transposed ? k : n) * ldw));
@@ -415,7 +416,8 @@ typedef struct run_case {
 } run_case;
 
 static void run(cpu_device *cpu, const run_case *c, float *y, int first, int rows) {
-    size_t bytes = c->i8 != NULL ? cpu_i8_panels_bytes(c->n, c->k) : cpu_bf16_panels_bytes(c->n, c->k);
+    size_t bytes =
+        c->i8 != NULL ? cpu_i8_panels_bytes(c->n, c->k) : cpu_bf16_panels_bytes(c->n, c->k);
     void *panels = smhf_malloc_aligned(bytes, 64);
     if (c->i8 != NULL) {
         cpu_i8_pack(panels, c->w, c->k, c->n, c->k);
@@ -446,7 +448,8 @@ static void check_rows(cpu_device *cpu, const cpu_i8_kernels *i8, const cpu_bf16
     smhf_pool_set_threads(2);
     run(cpu, &c, again, 0, M);
     CHECK(memcmp(all, again, sizeof(float) * M * N) == 0);
-    static const int parts[][2] = {{0, 1}, {5, 2}, {17, 13}, {100, 33}, {400, 130}, {511, 1}, {529, 1}};
+    static const int parts[][2] = {{0, 1},     {5, 2},   {17, 13}, {100, 33},
+                                   {400, 130}, {511, 1}, {529, 1}};
     for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
         run(cpu, &c, again, parts[p][0], parts[p][1]);
         CHECK(memcmp(all + parts[p][0] * N, again, sizeof(float) * (size_t)parts[p][1] * N) == 0);
