@@ -34,6 +34,7 @@ class BuildRooms(build_ext):
         objects = buildconf.flavour(sanitize)
         core = buildconf.build_core(objects, package / "_lib", sanitize)
         buildconf.build_provider(objects, package / "_lib", sanitize)
+        buildconf.build_cuda(package / "_lib")
         for extension in self.extensions:
             self.build_room(extension.room, core, package, objects, sanitize)
         buildconf.print_table()

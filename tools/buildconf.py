@@ -4,6 +4,7 @@
 
     python tools/buildconf.py ctests [--sanitize address,undefined|thread] [--run] [NAME ...]
     python tools/buildconf.py fuzz   [--run] [--engine libfuzzer --seconds N] [NAME ...]
+    python tools/buildconf.py cudahost [--sanitize address,undefined] [--run] [NAME ...]
     python tools/buildconf.py table
 
 Objects are rebuilt when the source, a header it included, or the flags changed.
@@ -158,12 +159,14 @@ def _fresh(target: Path, stamp: Path, key: str, depfile: Path) -> bool:
     return all(p.exists() and p.stat().st_mtime_ns <= age for p in _dependencies(depfile))
 
 
-def compile_object(source: Path, flags: list[str], folder: Path) -> Path:
+def compile_object(
+    source: Path, flags: list[str], folder: Path, compiler: list[str] | None = None
+) -> Path:
     """Compile one file into `folder`, unless its object is up to date."""
     relative = source.relative_to(ROOT) if source.is_relative_to(ROOT) else Path(source.name)
     target = folder / relative.with_suffix(".o")
     depfile, stamp = target.with_suffix(".d"), target.with_suffix(".key")
-    command = [*cc(), *flags, *extra_cflags(source)]
+    command = [*(compiler or cc()), *flags, *extra_cflags(source)]
     key = hashlib.sha256(shlex.join(command).encode()).hexdigest()
     if not _fresh(target, stamp, key, depfile):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -172,10 +175,12 @@ def compile_object(source: Path, flags: list[str], folder: Path) -> Path:
     return target
 
 
-def compile_all(sources: list[Path], flags: list[str], folder: Path) -> list[Path]:
+def compile_all(
+    sources: list[Path], flags: list[str], folder: Path, compiler: list[str] | None = None
+) -> list[Path]:
     """Compile many files, as many at once as there are processors."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(lambda s: compile_object(s, flags, folder), sources))
+        return list(pool.map(lambda s: compile_object(s, flags, folder, compiler), sources))
 
 
 def link(target: Path, objects: list[Path], flags: list[str]) -> Path:
@@ -255,17 +260,6 @@ def room_reason(room: str) -> str | None:
     return None
 
 
-def cuda_reason() -> str | None:
-    """Why the CUDA plugin is not built here, or None."""
-    if not any((CSRC / "backend_cuda").glob("*.cu")):
-        return "backend_cuda is not written yet"
-    if switch("SMHF_CUDA") == "0":
-        return "switched off by SMHF_CUDA=0"
-    if shutil.which("nvcc") is None:
-        return "nvcc not found"
-    return None
-
-
 # --- C tests and fuzz targets -------------------------------------------------------------------
 
 
@@ -290,6 +284,153 @@ def build_program(source: Path, sanitize: str, extra: list[str] | None = None) -
     objects = compile_all([source, *core_sources(rooms)], flags, folder)
     sanitizer = [f"-fsanitize={sanitize}"] if sanitize else []
     return link(folder / "bin" / source.stem, objects, [*libraries, *sanitizer, *(extra or [])])
+
+
+# --- the CUDA plugin, for real and on the host ----------------------------------------------------
+
+# sm_80 code runs on 8.6 and 8.9 too; later devices take the PTX. wgmma would need files of its own.
+CUDA_ARCHS = "80 90 100 90+ptx"
+CUBLAS_SONAME = "libcublasLt.so.13"
+CUDA_PLUGIN = "libsmhf_cuda.so"
+# What the plugin takes along from the core: its own private copies.
+CUDA_COMMON = ["status.c", "mem.c", "library.c"]
+
+
+def required(kind: str) -> bool:
+    """Is this kind named in SMHF_REQUIRE?"""
+    return kind in os.environ.get("SMHF_REQUIRE", "").split(",")
+
+
+def _pip_cuda() -> list[Path]:
+    """Folders nvidia/cu13 of installed packages (headers, libraries, perhaps a compiler)."""
+    return [p for entry in sys.path if entry and (p := Path(entry, "nvidia", "cu13")).is_dir()]
+
+
+def find_nvcc() -> Path | None:
+    """nvcc: on the path, below $CUDA_HOME, in the usual place, or of the package nvidia-cuda-nvcc."""
+    found = shutil.which("nvcc")
+    homes = [Path(h) for h in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if h] + _pip_cuda()
+    candidates = [Path(found)] if found else [h / "bin" / "nvcc" for h in homes]
+    return next((c for c in candidates if c.exists()), None)
+
+
+def _cuda_home(nvcc: Path) -> list[Path]:
+    """Toolkit folders that may hold include/ and lib/: nvcc's own, then those of packages."""
+    result = subprocess.run([str(nvcc), "--dryrun", "-c", "x.cu"], capture_output=True, text=True, check=False)
+    tops = [line.split("TOP=", 1)[1].strip() for line in result.stderr.splitlines() if "TOP=" in line]
+    return [*(Path(t) for t in tops), nvcc.resolve().parent.parent, *_pip_cuda()]
+
+
+def _find_below(homes: list[Path], *names: str) -> Path | None:
+    """The folder below one of the homes that holds one of these files."""
+    for home in homes:
+        for name in names:
+            if (path := home / name).exists():
+                return path.parent
+    return None
+
+
+def cuda_reason() -> str | None:
+    """Why the CUDA plugin is not built here, or None."""
+    if switch("SMHF_CUDA") == "0":
+        return "switched off by SMHF_CUDA=0"
+    nvcc = find_nvcc()
+    if nvcc is None:
+        return "nvcc not found (CUDA toolkit 13, or pip install 'smhf_native[cuda-build]')"
+    homes = _cuda_home(nvcc)
+    if _find_below(homes, "include/cublasLt.h") is None:
+        return "cublasLt.h not found (pip install nvidia-cublas)"
+    if _find_below(homes, "lib64/libcudart_static.a", "lib/libcudart_static.a") is None:
+        return "libcudart_static.a not found (pip install nvidia-cuda-runtime)"
+    return None
+
+
+def _cuda_archs() -> list[str]:
+    """-gencode flags of SMHF_CUDA_ARCHS; "native" asks the devices of this machine."""
+    wanted = switch("SMHF_CUDA_ARCHS")
+    if wanted == "native":
+        return ["-arch=native"]
+    flags = []
+    for arch in (CUDA_ARCHS if wanted == "auto" else wanted).split():
+        number = arch.removesuffix("+ptx")
+        code = f"compute_{number}" if arch.endswith("+ptx") else f"sm_{number}"
+        flags += ["-gencode", f"arch=compute_{number},code={code}"]
+    return flags
+
+
+def build_cuda(lib_folder: Path) -> Path | None:
+    """libsmhf_cuda.so, opened when a CUDA device is asked for; None where it cannot be built."""
+    reason = cuda_reason()
+    if reason is not None:
+        if required("cuda"):
+            raise BuildError(f"SMHF_REQUIRE=cuda, and the CUDA plugin cannot be built: {reason}")
+        return None
+    nvcc = find_nvcc()
+    assert nvcc is not None
+    homes = _cuda_home(nvcc)
+    headers = _find_below(homes, "include/cublasLt.h")
+    libraries = _find_below(homes, "lib64/libcudart_static.a", "lib/libcudart_static.a")
+    flags = ["-std=c++20", "-O3", f"-I{CSRC}", f"-I{headers}", *_cuda_archs()]
+    flags += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unused-function"]
+    if switch("SMHF_WERROR", "0") == "1":
+        flags += ["-Werror", "all-warnings"]
+    folder = BUILD / "obj-cuda"
+    objects = compile_all(sorted((CSRC / "backend_cuda").glob("*.cu")), flags, folder, [str(nvcc)])
+    objects += compile_all([CSRC / "common" / name for name in CUDA_COMMON], cflags(), folder)
+    found = _find_below(homes, f"lib64/{CUBLAS_SONAME}", f"lib/{CUBLAS_SONAME}")
+    run_path = ["$ORIGIN/../../nvidia/cu13/lib", *([str(found)] if found else [])]
+    return link(
+        lib_folder / CUDA_PLUGIN, objects,
+        ["-shared", "-Wl,-Bsymbolic", f"-Wl,--version-script={CSRC / 'backend_cuda' / 'cuda.map'}",
+         f"-Wl,-rpath,{':'.join(run_path)}", f"-L{libraries}", "-lcudart_static", "-lrt", "-ldl", "-lm"],
+    )  # fmt: skip
+
+
+CUDA_HOST = ROOT / "tests" / "cuda_host"
+
+
+def cxx() -> list[str]:
+    """The C++ compiler command ($CXX or c++); only tests/cuda_host needs one."""
+    return shlex.split(os.environ.get("CXX", "c++"))
+
+
+def cuda_host_objects(sanitize: str, folder: Path) -> list[Path]:
+    """The plugin's own sources compiled for the host, over the stand-ins of tests/cuda_host."""
+    keep = ("-f", "-g", "-D", "-I", "-O", "-W", "-pthread")
+    dropped = {"-Wstrict-prototypes", "-Wmissing-prototypes", "-Wshadow", "-fno-semantic-interposition"}
+    common = [f for f in cflags(sanitize) if f.startswith(keep) and f not in dropped]
+    flags = ["-std=c++20", f"-I{CUDA_HOST / 'shim'}", f"-I{CUDA_HOST}", *common, "-fno-strict-aliasing",
+             "-Wno-unused-function", '-DSMHF_CUDA_NAME="cuda-host"']  # fmt: skip
+    if not sanitize:
+        flags = [f for f in flags if f not in ("-O3",)] + ["-O2"]
+    objects = compile_all(sorted((CSRC / "backend_cuda").glob("*.cu")), flags, folder, [*cxx(), "-x", "c++"])
+    return objects + compile_all(sorted(CUDA_HOST.glob("*.cpp")), flags, folder, cxx())
+
+
+def command_cudahost(args: argparse.Namespace) -> int:
+    """Build (and run) tests/cuda_host: the CUDA backend without a GPU."""
+    if shutil.which(cxx()[0]) is None:
+        print(f"skip cuda_host: no C++ compiler ({cxx()[0]}; Debian: g++)")
+        return 1 if required("cuda") else 0
+    folder = flavour(args.sanitize)
+    backend = cuda_host_objects(args.sanitize, folder / "cuda_host")
+    flags = [*cflags(args.sanitize), f"-I{ROOT / 'tests' / 'c'}", f"-I{ROOT / 'tests'}"]
+    sanitizer = [f"-fsanitize={args.sanitize}"] if args.sanitize else []
+    failed = []
+    for source in sorted(CUDA_HOST.glob("test_*.c")):
+        if args.names and source.stem.removeprefix("test_") not in args.names:
+            continue
+        objects = compile_all([source, *core_sources()], flags, folder)
+        program = link(folder / "bin" / source.stem, [*objects, *backend],
+                       ["-lz", "-lm", "-ldl", "-lstdc++", *sanitizer])  # fmt: skip
+        if args.run:
+            print(f"== {source.stem}", flush=True)
+            env = _test_environment(args.sanitize)
+            if subprocess.run([str(program)], cwd=ROOT, env=env, check=False).returncode != 0:
+                failed.append(source.stem)
+    if failed:
+        print("failed: " + ", ".join(failed))
+    return 1 if failed else 0
 
 
 def c_tests(names: list[str]) -> list[Path]:
@@ -374,7 +515,9 @@ def main() -> int:
     fuzz = commands.add_parser("fuzz")
     fuzz.add_argument("--engine", default="driver", choices=["driver", "libfuzzer"])
     fuzz.add_argument("--seconds", type=int, default=60)
-    for sub in (ctests, fuzz):
+    cudahost = commands.add_parser("cudahost")
+    cudahost.add_argument("--sanitize", default="")
+    for sub in (ctests, fuzz, cudahost):
         sub.add_argument("--run", action="store_true")
         sub.add_argument("names", nargs="*")
     commands.add_parser("table")
@@ -384,6 +527,8 @@ def main() -> int:
             return command_ctests(args)
         if args.command == "fuzz":
             return command_fuzz(args)
+        if args.command == "cudahost":
+            return command_cudahost(args)
         print_table()
     except BuildError as failure:
         print(f"build failed: {failure}", file=sys.stderr)

@@ -1,0 +1,293 @@
+/* cuda_fibers.cpp: one block of a kernel at a time, each thread a fiber with a stack of its own.
+ *
+ * A fiber runs until it meets a barrier or an exchange whose others are not there yet. Who runs
+ * next goes round the block in an order that changes with every turn, so that code which leans on an
+ * order (a missing barrier) does not get away with it. A barrier that some threads never reach is
+ * found: nobody can run, and the process stops with the place. Shared memory of a launch is a heap
+ * block of exactly its size, all NaN in each block. */
+#include "cuda_runtime.h"
+
+#include "cuda_fibers.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <sys/mman.h>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+#define STACK_SIZE ((size_t)128 << 10)
+#define WARP 32
+#define MAX_THREADS 1024
+
+cuda_host_where *cuda_host_now;
+unsigned long cuda_host_switches;
+
+namespace {
+
+enum state { READY, AT_BARRIER, AT_WARP, DONE };
+
+struct fiber {
+    cuda_host_where where;
+    state at;
+    char *stack;
+    void *fake; /* AddressSanitizer's */
+#if defined(__x86_64__)
+    void *sp;
+#else
+    ucontext_t context;
+#endif
+};
+
+struct warp {
+    unsigned char slots[2][WARP][CUDA_HOST_SLOT];
+    unsigned turn;    /* which half of the slots the next exchange takes */
+    unsigned arrived; /* lanes */
+    unsigned mask;    /* that they wait for */
+};
+
+fiber fibers[MAX_THREADS];
+warp warps[MAX_THREADS / WARP];
+int thread_count, done_count, barrier_count;
+int current;
+const std::function<void()> *body;
+
+#if defined(__x86_64__)
+void *main_sp;
+#else
+ucontext_t main_context;
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+void *main_fake;
+const void *main_stack;
+size_t main_stack_size;
+#endif
+
+#if defined(__x86_64__)
+/* Saves what a called function must keep, changes stacks, takes it from there. */
+extern "C" void cuda_fiber_swap(void **save, void *load);
+asm(".text\n"
+    ".globl cuda_fiber_swap\n"
+    ".type cuda_fiber_swap,@function\n"
+    "cuda_fiber_swap:\n"
+    "    pushq %rbp\n    pushq %rbx\n    pushq %r12\n    pushq %r13\n    pushq %r14\n    pushq %r15\n"
+    "    movq %rsp, (%rdi)\n"
+    "    movq %rsi, %rsp\n"
+    "    popq %r15\n    popq %r14\n    popq %r13\n    popq %r12\n    popq %rbx\n    popq %rbp\n"
+    "    ret\n"
+    ".size cuda_fiber_swap,.-cuda_fiber_swap\n");
+#endif
+
+void to_main(fiber *f, bool last) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(last ? NULL : &f->fake, main_stack, main_stack_size);
+#else
+    (void)last;
+#endif
+#if defined(__x86_64__)
+    cuda_fiber_swap(&f->sp, main_sp);
+#else
+    swapcontext(&f->context, &main_context);
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(f->fake, &main_stack, &main_stack_size);
+#endif
+    cuda_host_now = &f->where;
+}
+
+void fiber_main() {
+    fiber *f = &fibers[current];
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(NULL, &main_stack, &main_stack_size);
+#endif
+    cuda_host_now = &f->where;
+    (*body)();
+    f->at = DONE;
+    done_count++;
+    to_main(f, true);
+    abort();
+}
+
+void to_fiber(int index) {
+    fiber *f = &fibers[index];
+    current = index;
+    cuda_host_switches++;
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(&main_fake, f->stack, STACK_SIZE);
+#endif
+#if defined(__x86_64__)
+    cuda_fiber_swap(&main_sp, f->sp);
+#else
+    swapcontext(&main_context, &f->context);
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(main_fake, NULL, NULL);
+#endif
+}
+
+void start(fiber *f) {
+    if (f->stack == NULL) {
+        void *stack = mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (stack == MAP_FAILED) {
+            perror("stack of a fiber");
+            abort();
+        }
+        f->stack = (char *)stack;
+    }
+    f->at = READY;
+    f->fake = NULL;
+#if defined(__x86_64__)
+    /* six registers of no value, then where to go; the stack as a call leaves it */
+    void **top = (void **)(f->stack + STACK_SIZE - 56);
+    top[0] = NULL;
+    top[-1] = (void *)fiber_main;
+    f->sp = top - 7;
+#else
+    getcontext(&f->context);
+    f->context.uc_stack.ss_sp = f->stack;
+    f->context.uc_stack.ss_size = STACK_SIZE;
+    f->context.uc_link = NULL;
+    makecontext(&f->context, fiber_main, 0);
+#endif
+}
+
+/* Lanes of a warp that have not ended. */
+unsigned living(int w) {
+    unsigned mask = 0;
+    for (int l = 0; l < WARP && w * WARP + l < thread_count; l++) {
+        mask |= fibers[w * WARP + l].at != DONE ? 1u << l : 0u;
+    }
+    return mask;
+}
+
+void release_barrier() {
+    if (barrier_count > 0 && barrier_count + done_count == thread_count) {
+        for (int i = 0; i < thread_count; i++) {
+            if (fibers[i].at == AT_BARRIER) {
+                fibers[i].at = READY;
+            }
+        }
+        barrier_count = 0;
+    }
+}
+
+void run_block() {
+    unsigned turn = 0;
+    done_count = barrier_count = 0;
+    for (int w = 0; w * WARP < thread_count; w++) {
+        warps[w].turn = warps[w].arrived = warps[w].mask = 0;
+    }
+    for (int i = 0; i < thread_count; i++) {
+        start(&fibers[i]);
+    }
+    while (done_count < thread_count) {
+        const int before = (int)(turn * 7919u % (unsigned)thread_count);
+        int moved = 0;
+        for (int k = 0; k < thread_count; k++) {
+            const int i = (turn & 1) ? (before + thread_count - k) % thread_count
+                                     : (before + k) % thread_count;
+            if (fibers[i].at == READY) {
+                to_fiber(i);
+                moved = 1;
+            }
+        }
+        release_barrier();
+        turn++;
+        if (!moved) {
+            int stuck = 0;
+            for (int i = 0; i < thread_count; i++) {
+                stuck += fibers[i].at == READY;
+            }
+            if (stuck == 0) {
+                fprintf(stderr, "cuda_host: threads wait for others that never come (barrier or "
+                                "warp exchange in a branch)\n");
+                abort();
+            }
+        }
+    }
+}
+
+} // namespace
+
+void cuda_host_barrier(void) {
+    fiber *f = &fibers[current];
+    f->at = AT_BARRIER;
+    barrier_count++;
+    to_main(f, false);
+}
+
+/* All lanes of the mask meet; the last one wakes the others. */
+void cuda_host_warp_barrier(unsigned mask) {
+    fiber *f = &fibers[current];
+    const int w = current / WARP;
+    warp *mine = &warps[w];
+    const unsigned lane = 1u << (current % WARP);
+    if (mine->arrived == 0) {
+        mine->mask = mask;
+    }
+    if (mine->mask != mask || (mask & lane) == 0) {
+        fprintf(stderr, "cuda_host: lanes of a warp name different masks (%08x, %08x)\n",
+                mine->mask, mask);
+        abort();
+    }
+    mine->arrived |= lane;
+    if ((mine->arrived & mask) == (mask & living(w))) {
+        if ((mask & living(w)) != mask && thread_count >= (w + 1) * WARP) {
+            fprintf(stderr, "cuda_host: a warp exchange waits for lanes that have ended\n");
+            abort();
+        }
+        for (int l = 0; l < WARP && w * WARP + l < thread_count; l++) {
+            if (fibers[w * WARP + l].at == AT_WARP) {
+                fibers[w * WARP + l].at = READY;
+            }
+        }
+        mine->arrived = 0;
+        mine->turn ^= 1u;
+        return;
+    }
+    f->at = AT_WARP;
+    to_main(f, false);
+}
+
+const unsigned char *cuda_host_exchange(unsigned mask, const void *mine, size_t bytes) {
+    warp *w = &warps[current / WARP];
+    const unsigned turn = w->turn;
+    memcpy(w->slots[turn][current % WARP], mine, bytes);
+    cuda_host_warp_barrier(mask);
+    return &w->slots[turn][0][0];
+}
+
+void cuda_host_run(const std::function<void()> &thread, dim3 grid, dim3 block, size_t shared) {
+    thread_count = (int)(block.x * block.y * block.z);
+    body = &thread;
+    unsigned char *memory = (unsigned char *)malloc(shared > 0 ? shared : 1);
+    for (unsigned z = 0; z < grid.z; z++) {
+        for (unsigned y = 0; y < grid.y; y++) {
+            for (unsigned x = 0; x < grid.x; x++) {
+                memset(memory, 0xFF, shared);
+                for (int i = 0; i < thread_count; i++) {
+                    cuda_host_where *w = &fibers[i].where;
+                    w->thread.x = (unsigned)i % block.x;
+                    w->thread.y = (unsigned)i / block.x % block.y;
+                    w->thread.z = (unsigned)i / block.x / block.y;
+                    w->block.x = x;
+                    w->block.y = y;
+                    w->block.z = z;
+                    w->block_size = block;
+                    w->grid_size = grid;
+                    w->shared = memory;
+                }
+                run_block();
+            }
+        }
+    }
+    cuda_host_now = NULL;
+    free(memory);
+}

@@ -1,0 +1,62 @@
+/* test_cuda_ops.c: the whole CUDA backend on the host, through the op tests of every backend.
+ *
+ * Kernels run as fibers over stand-ins for CUDA's runtime and for cuBLASLt (shim/); everything else
+ * is the plugin's own source. */
+int test_backend_ops_main(int argc, char **argv);
+#define main test_backend_ops_main /* its shapes and cases; the list of tests is ours */
+#include "test_backend_ops.c"
+#undef main
+
+#include "backend_cuda/backend_cuda.h"
+
+#define DEVICE "cuda-host"
+
+static void test_ops(void) {
+    compare_all(DEVICE, NULL, NULL);
+}
+
+/* Without cuBLASLt: the own product. */
+static void test_ops_plain_products(void) {
+    setenv("SMHF_CUDA_GEMM", "plain", 1);
+    compare_all(DEVICE, NULL, NULL);
+    unsetenv("SMHF_CUDA_GEMM");
+}
+
+static void with_device(void (*check)(ops_context *ctx)) {
+    ops_context ctx;
+    if (ctx_open(&ctx, DEVICE, NULL, NULL)) {
+        check(&ctx);
+        ctx_close(&ctx);
+    } else {
+        smhf_test_broken++;
+        printf("  %s\n", smhf_test_skip_reason);
+    }
+}
+
+static void test_masks(void) {
+    with_device(check_dropout_packing);
+}
+
+static void test_nan(void) {
+    with_device(check_special_values);
+}
+
+static void test_allocations(void) {
+    with_device(check_steady_state);
+}
+
+int main(void) {
+    smhf_error err = SMHF_ERROR_INIT;
+    if (smhf_backend_register(smhf_cpu_backend(), SMHF_CPU_PRIORITY, &err) != SMHF_OK ||
+        smhf_backend_register(smhf_backend_entry(), 0, &err) != SMHF_OK) {
+        printf("%s\n", err.message);
+        return 1;
+    }
+    RUN(test_ops);
+    RUN(test_ops_plain_products);
+    RUN(test_masks);
+    RUN(test_nan);
+    RUN(test_allocations);
+    smhf_pool_shutdown();
+    return smhf_test_finish();
+}
