@@ -1,0 +1,153 @@
+/* test_cuda_model.c: the whole network on the CUDA backend on the host: the golden cases of PyTorch,
+ * and training with dropout step by step beside the CPU backend. */
+int test_model_main(void);
+#define main test_model_main
+#include "test_model.c"
+#undef main
+
+#include "backend_cuda/backend_cuda.h"
+
+#define DEVICE "cuda-host"
+#define TRAIN_STEPS 10
+#define TRAIN_ROWS 5
+
+static const char BERT_TOY[] =
+    "{\"model_type\": \"bert\", \"vocab_size\": 50, \"max_position_embeddings\": 70, "
+    "\"hidden_size\": 48, \"num_attention_heads\": 3, \"num_hidden_layers\": 3, "
+    "\"intermediate_size\": 72, \"hidden_dropout_prob\": 0.2, \"type_vocab_size\": 2, "
+    "\"attention_probs_dropout_prob\": 0.3, \"initializer_range\": 0.2, \"num_labels\": 3, "
+    "\"architectures\": [\"BertForSequenceClassification\"]}";
+
+/* What ten steps left behind. */
+typedef struct course {
+    float losses[TRAIN_STEPS], norms[TRAIN_STEPS], logits[TRAIN_ROWS * 3];
+    float *gradients, *parameters; /* of the last step; of the end */
+    size_t floats;
+} course;
+
+/* Another batch every step: sequences of 1 to 64 tokens. */
+static smhf_batch batch_of(int step, int32_t *ids, int32_t *types, int32_t *offsets,
+                           int32_t *labels) {
+    static const int32_t lengths[3][TRAIN_ROWS] = {
+        {4, 31, 1, 17, 9}, {32, 2, 25, 7, 13}, {5, 5, 30, 16, 8}};
+    int32_t at = 0;
+    for (int r = 0; r < TRAIN_ROWS; r++) {
+        offsets[r] = at;
+        labels[r] = (r + step) % 3;
+        for (int32_t i = 0; i < lengths[step % 3][r]; i++) {
+            ids[at] = (at * 7 + step * 13 + i * i) % 50;
+            types[at] = i > 3;
+            at++;
+        }
+    }
+    offsets[TRAIN_ROWS] = at;
+    return (smhf_batch){ids, types, offsets, TRAIN_ROWS};
+}
+
+static void read_all(smhf_model *model, smhf_trainer *trainer, course *out) {
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_model_info info;
+    smhf_model_describe(model, &info);
+    out->floats = (size_t)info.parameter_floats;
+    out->gradients = calloc(out->floats, sizeof(float));
+    out->parameters = calloc(out->floats, sizeof(float));
+    size_t at = 0;
+    for (size_t i = 0; i < info.parameter_count; i++) {
+        smhf_parameter_info p;
+        smhf_model_parameter(model, i, &p);
+        CHECK_OK(smhf_trainer_gradient_read(trainer, i, out->gradients + at, &err), &err);
+        CHECK_OK(smhf_model_parameter_read(model, i, out->parameters + at, &err), &err);
+        at += p.count;
+    }
+    CHECK_INT(at, out->floats);
+}
+
+static void run_course(const char *device, const char *config, course *out) {
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_model_options options = SMHF_MODEL_DEFAULTS;
+    smhf_trainer_options training = SMHF_TRAINER_DEFAULTS;
+    smhf_model *model = NULL;
+    smhf_trainer *trainer = NULL;
+    smhf_step_report report;
+    int32_t ids[200], types[200], offsets[TRAIN_ROWS + 1], labels[TRAIN_ROWS];
+    options.device = device;
+    training.learning_rate = 1e-3;
+    training.total_steps = 20;
+    training.weight_decay = 0.01;
+    memset(out, 0, sizeof *out);
+    CHECK_OK(smhf_model_new(smhf_bytes_from_string(config), &options, &model, &err), &err);
+    CHECK_OK(smhf_trainer_new(model, &training, &trainer, &err), &err);
+    for (int step = 0; step < TRAIN_STEPS; step++) {
+        const smhf_batch batch = batch_of(step, ids, types, offsets, labels);
+        const smhf_examples examples = {.batch = &batch, .labels = {labels, 4}};
+        CHECK_OK(smhf_trainer_forward_backward(trainer, &examples, &out->losses[step], &err), &err);
+        CHECK_OK(smhf_trainer_optimizer_step(trainer, &report, &err), &err);
+        out->norms[step] = (float)report.grad_norm;
+    }
+    const smhf_batch batch = batch_of(1, ids, types, offsets, labels);
+    CHECK_OK(smhf_model_forward(model, &batch, out->logits, &err), &err);
+    read_all(model, trainer, out);
+    smhf_trainer_free(trainer);
+    smhf_model_free(model);
+}
+
+static double farthest(const float *x, const float *y, size_t n) {
+    double worst = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        const double d = fabs((double)x[i] - (double)y[i]);
+        worst = d > worst || isnan(d) ? d : worst;
+    }
+    return worst;
+}
+
+/* Dropout on: the masks are the same, so the courses are. */
+static void compare_courses(const char *config) {
+    course cpu, cuda;
+    run_course("cpu", config, &cpu);
+    run_course(DEVICE, config, &cuda);
+    CHECK_INT(cuda.floats, cpu.floats);
+    CHECK(farthest(cuda.losses, cpu.losses, TRAIN_STEPS) <= 1e-5);
+    CHECK(farthest(cuda.norms, cpu.norms, TRAIN_STEPS) <= 1e-4);
+    CHECK(farthest(cuda.logits, cpu.logits, TRAIN_ROWS * 3) <= 2e-5);
+    CHECK(farthest(cuda.gradients, cpu.gradients, cpu.floats) <= 2e-5);
+    CHECK(farthest(cuda.parameters, cpu.parameters, cpu.floats) <= 2e-5);
+    CHECK(fabsf(cpu.losses[0] - cpu.losses[TRAIN_STEPS - 1]) > 1e-3f); /* something was learnt */
+    free(cpu.gradients);
+    free(cpu.parameters);
+    free(cuda.gradients);
+    free(cuda.parameters);
+}
+
+static void test_distilbert_beside_cpu(void) {
+    compare_courses(TOY);
+}
+
+static void test_bert_beside_cpu(void) {
+    compare_courses(BERT_TOY);
+}
+
+int main(void) {
+    smhf_error err = SMHF_ERROR_INIT;
+    const char *source = getenv("SMHF_SOURCE_ROOT");
+    snprintf(root, sizeof root, "%s/tests/golden/model", source != NULL ? source : ".");
+    snprintf(scratch, sizeof scratch, "%s/smhf_cuda_model_XXXXXX",
+             getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp");
+    if (mkdtemp(scratch) == NULL ||
+        smhf_backend_register(smhf_cpu_backend(), SMHF_CPU_PRIORITY, &err) != SMHF_OK ||
+        smhf_backend_register(smhf_backend_entry(), 0, &err) != SMHF_OK) {
+        printf("set-up failed: %s\n", err.message);
+        return 1;
+    }
+    RUN(test_distilbert_beside_cpu);
+    RUN(test_bert_beside_cpu);
+    setenv("SMHF_DEVICE", DEVICE, 1); /* the tests of the model room open "auto" */
+    RUN(test_golden_distilbert);
+    RUN(test_golden_bert);
+    RUN(test_dropout_follows_identity);
+    RUN(test_steady_state_allocates_nothing);
+    RUN(test_every_allocation_may_fail);
+    RUN(test_model_lives_on_after_failed_allocation);
+    rmdir(scratch);
+    smhf_pool_shutdown();
+    return smhf_test_finish();
+}
