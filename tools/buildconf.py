@@ -371,7 +371,7 @@ def build_cuda(lib_folder: Path) -> Path | None:
     headers = _find_below(homes, "include/cublasLt.h")
     libraries = _find_below(homes, "lib64/libcudart_static.a", "lib/libcudart_static.a")
     flags = ["-std=c++20", "-O3", f"-I{CSRC}", f"-I{headers}", *_cuda_archs()]
-    flags += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unused-function"]
+    flags += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-fno-exceptions,-Wall,-Wextra,-Wno-unused-function"]
     if switch("SMHF_WERROR", "0") == "1":
         flags += ["-Werror", "all-warnings"]
     folder = BUILD / "obj-cuda"
@@ -382,7 +382,7 @@ def build_cuda(lib_folder: Path) -> Path | None:
     return link(
         lib_folder / CUDA_PLUGIN, objects,
         ["-shared", "-Wl,-Bsymbolic", f"-Wl,--version-script={CSRC / 'backend_cuda' / 'cuda.map'}",
-         f"-Wl,-rpath,{':'.join(run_path)}", f"-L{libraries}", "-lcudart_static", "-lrt", "-ldl", "-lm"],
+         f"-Wl,-rpath,{':'.join(run_path)}", f"-L{libraries}", "-lcudart_static", "-lsupc++", "-lrt", "-ldl", "-lm"],
     )  # fmt: skip
 
 

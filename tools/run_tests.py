@@ -33,6 +33,8 @@ def run(command: list[str]) -> tuple[int, str]:
 def c_tests() -> tuple[int, collections.Counter[str], collections.Counter[str]]:
     """Exit status, counts, skips by reason."""
     status, output = run([sys.executable, "tools/buildconf.py", "ctests", "--run"])
+    host_status, host_output = run([sys.executable, "tools/buildconf.py", "cudahost", "--run"])
+    status, output = status or host_status, output + host_output
     counts: collections.Counter[str] = collections.Counter()
     for passed, failed, skipped in CLOSING.findall(output):
         counts += collections.Counter(passed=int(passed), failed=int(failed), skipped=int(skipped))

@@ -7,7 +7,7 @@ set -euo pipefail
 venv=$1 python=$2 kind=$3
 cd "$(dirname "$0")/.."
 
-packages=(gcc make pkg-config python3-dev python3-venv libopenblas-dev libcurl4-openssl-dev libssl-dev
+packages=(gcc g++ make pkg-config python3-dev python3-venv libopenblas-dev libcurl4-openssl-dev libssl-dev
           zlib1g-dev libmicrohttpd-dev)
 if [ "$kind" = peers ]; then
     packages+=(chromium)
@@ -17,6 +17,7 @@ fi
 present() {
     case $1 in
         gcc) command -v "${CC:-cc}" ;;
+        g++) command -v "${CXX:-c++}" ;;
         make | pkg-config) command -v "$1" ;;
         chromium) command -v chromium || command -v chromium-browser || command -v google-chrome ;;
         python3-dev) [ -n "$python" ] && [ -f "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] ;;
@@ -66,7 +67,7 @@ pip=("$venv/bin/python" -m pip install -q --disable-pip-version-check -c constra
 case $kind in
     run) extras="notebook,progress" ;;
     test) extras="notebook,progress,hub,test" ;;
-    peers) extras="notebook,progress,hub,test,peers" ;;
+    peers) extras="notebook,progress,hub,test,peers,cuda,cuda-build" ;;
 esac
 # torch first and alone: its exact version is the small CPU build where that is offered.
 if [ "$kind" = peers ]; then
