@@ -147,7 +147,7 @@ static smhf_status cpu_sync(smhf_device *dev, smhf_error *err) {
 
 static smhf_status cpu_alloc(smhf_device *dev, void **out, size_t bytes, smhf_error *err) {
     (void)dev;
-    *out = smhf_malloc_aligned(bytes > 0 ? bytes : 1, CPU_ALIGN);
+    *out = cpu_large_alloc(bytes, CPU_ALIGN);
     return *out != NULL ? SMHF_OK : smhf_fail_nomem(err, "cpu memory", bytes);
 }
 

@@ -105,6 +105,9 @@ int cpu_slots_reserve(cpu_device *cpu, size_t bytes);
 /* Waits while all slots are taken (the pool grew in the middle of an op). */
 void *cpu_slot_take(cpu_device *cpu, int *index);
 void cpu_slot_give(cpu_device *cpu, int index);
+/* Memory in large pages from a few MiB on: what is read from end to end, or in rows pages apart,
+ * stalls at the ends of small ones. smhf_free frees it. NULL on failure. */
+void *cpu_large_alloc(size_t bytes, size_t alignment);
 /* The op's own scratch; NULL on failure, which is kept. */
 void *cpu_partials_reserve(cpu_device *cpu, size_t bytes);
 

@@ -55,6 +55,8 @@ static inline vec vec_fma(vec a, vec b, vec c) { /* rounds twice */
 }
 #endif
 #define PANEL (2 * VEC)
+#define ROWS_AHEAD 16    /* packing: how far ahead memory is asked for */
+#define COLUMNS_AHEAD 64 /* floats */
 
 /* `rows` is a constant wherever this is inlined. */
 static inline __attribute__((always_inline)) void tile_of(const int rows, float *c, int64_t ldc,
@@ -124,7 +126,11 @@ static void kernel_gemm_tile(float *c, int64_t ldc, const float *a, int64_t row,
 /* panel (p, j) = src[p * ld + j] for j < cols, 0 behind: B as it is */
 static void kernel_pack_rows(float *panel, const float *src, int64_t ld, int cols, int k) {
     if (cols == PANEL) {
-        for (int p = 0; p < k; p++) {
+        for (int p = 0; p < k; p++) { /* rows are pages apart: the hardware does not look ahead */
+            __builtin_prefetch(src + ROWS_AHEAD * ld);
+            if (VEC > 8) {
+                __builtin_prefetch(src + ROWS_AHEAD * ld + VEC);
+            }
             vec_store(panel, vec_load(src));
             vec_store(panel + VEC, vec_load(src + VEC));
             panel += PANEL;
@@ -218,6 +224,9 @@ static void kernel_pack_columns(float *panel, const float *src, int64_t ld, int 
         for (int j = 0; j < cols; j += VEC) {
             int width = cols - j < VEC ? cols - j : VEC;
             if (depth == VEC && width == VEC) {
+                for (int i = 0; i < VEC; i++) {
+                    __builtin_prefetch(src + (j + i) * ld + p + COLUMNS_AHEAD);
+                }
                 transpose_block(out + j, src + j * ld + p, ld);
                 continue;
             }

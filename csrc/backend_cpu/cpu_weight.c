@@ -69,11 +69,9 @@ void cpu_weight_free(smhf_device *dev, smhf_weight *weight) {
     smhf_free(weight);
 }
 
-/* Large pages where they help: panels are read from end to end, and the processor's prefetchers
- * stop at the end of a page. */
-static void *panels_alloc(size_t bytes) {
-    int large = bytes >= HUGE_PAGE;
-    void *block = smhf_malloc_aligned(bytes, large ? HUGE_PAGE : SMHF_CACHE_LINE);
+void *cpu_large_alloc(size_t bytes, size_t alignment) {
+    int large = bytes >= 2 * HUGE_PAGE;
+    void *block = smhf_malloc_aligned(bytes > 0 ? bytes : 1, large ? HUGE_PAGE : alignment);
 #ifdef MADV_HUGEPAGE
     if (block != NULL && large) {
         (void)madvise(block, bytes, MADV_HUGEPAGE);
@@ -93,7 +91,7 @@ const void *cpu_weight_panels(cpu_device *cpu, const smhf_weight *weight, uint32
     if (!atomic_load_explicit(&panels->fresh, memory_order_relaxed)) {
         if (panels->data == NULL || panels->bytes < bytes) {
             smhf_free(panels->data);
-            panels->data = panels_alloc(bytes > 0 ? bytes : 1);
+            panels->data = cpu_large_alloc(bytes, SMHF_CACHE_LINE);
             panels->bytes = bytes;
         }
         if (panels->data != NULL) {
