@@ -72,6 +72,9 @@ static void run_cases(ops_context *ctx, int shape) {
     if (shape == 8) { /* the model's own width once */
         case_linear(ctx, SMHF_AXIS_TOKENS, 768, 770, 1);
         case_linear(ctx, SMHF_AXIS_ROWS, 768, 768, 1);
+        case_linear(ctx, SMHF_AXIS_TOKENS, 1541, 67, 1); /* three blocks of k */
+        case_linear(ctx, SMHF_AXIS_TOKENS, 61, 1541, 0);
+        case_linear(ctx, SMHF_AXIS_TOKENS, 1021, 32, 0); /* ld 1024: rows a cache set apart */
     }
     case_optimizer(ctx, shape);
     case_axpy_convert(ctx, shape);
@@ -182,6 +185,101 @@ static void test_tiers(void) {
     CHECK(hash_without_products(NULL) == scalar);
 }
 
+/* ---- a row's bits do not depend on the batch ------------------------------------------------- */
+
+/* Rows of `got` [rows, cols] against the same rows computed alone. */
+static int rows_differ(const ops_array *got, const ops_array *alone, int row) {
+    return memcmp(got->host + row * got->ld, alone->host, (size_t)got->cols * sizeof(float)) != 0;
+}
+
+/* Forward, backward and the fused activation of N x K over `tokens` rows: each row equals, to the
+ * bit, what the op gives for it alone. `uses` with backward: panels are made on the way, and kept
+ * from the fifth product on; both must give the same bits. */
+static void check_rows_alone(ops_context *ctx, int tokens, int N, int K, uint32_t uses) {
+    const int lengths[2] = {tokens, 0}, one[2] = {1, 0};
+    smhf_error err = SMHF_ERROR_INIT;
+    ctx_batch(ctx, lengths, 0);
+    ops_array x = array_in(ctx, tokens, K, 1), w = array_in(ctx, N, K, 0.5);
+    ops_array b = array_in(ctx, 1, N, 1), y = array_out(ctx, tokens, N);
+    ops_array dx = array_out(ctx, tokens, K), y1 = array_out(ctx, 1, N), dx1 = array_out(ctx, 1, K);
+    smhf_weight *weight = NULL;
+    smhf_weight_options options = {SMHF_DTYPE_F32, uses};
+    CHECK_OK(ctx->be->weight_prepare(ctx->dev, &weight, w.t, &options, &err), &err);
+    const smhf_tensor none = SMHF_TENSOR_NONE;
+    const int backward = (uses & SMHF_WEIGHT_BACKWARD) != 0;
+    ctx->be->linear_act_fwd(ctx->dev, y.t, none, x.t, weight, b.t, SMHF_ACT_GELU, ctx->pack,
+                            SMHF_AXIS_TOKENS);
+    array_fetch(ctx, &y);
+    if (backward) {
+        ctx->be->linear_bwd_input(ctx->dev, dx.t, y.t, weight, 0, ctx->pack, SMHF_AXIS_TOKENS);
+        array_fetch(ctx, &dx);
+    }
+    ctx_batch(ctx, one, 0);
+    int differ = 0;
+    for (int r = 0; r < tokens; r += 1 + tokens / 12) {
+        ctx->be->linear_act_fwd(ctx->dev, y1.t, none, smhf_tensor_rows(x.t, r, 1), weight, b.t,
+                                SMHF_ACT_GELU, ctx->pack, SMHF_AXIS_TOKENS);
+        array_fetch(ctx, &y1);
+        differ += rows_differ(&y, &y1, r);
+        if (backward) {
+            ctx->be->linear_bwd_input(ctx->dev, dx1.t, smhf_tensor_rows(y.t, r, 1), weight, 0,
+                                      ctx->pack, SMHF_AXIS_TOKENS);
+            array_fetch(ctx, &dx1);
+            differ += rows_differ(&dx, &dx1, r);
+        }
+    }
+    CHECK_INT(differ, 0);
+    ctx_sync(ctx);
+    ctx->be->weight_free(ctx->dev, weight);
+    ctx_release(ctx);
+}
+
+static void test_rows_alone(void) {
+    const char *const tiers[] = {"scalar", "avx2", NULL};
+    for (int t = 0; t < 3; t++) {
+        ops_context ctx;
+        CHECK(ctx_open(&ctx, "cpu", tiers[t], "own"));
+        check_rows_alone(&ctx, 13, 45, 67, SMHF_WEIGHT_FORWARD);
+        check_rows_alone(&ctx, 100, 96, 1600, SMHF_WEIGHT_FORWARD); /* several blocks of k */
+        check_rows_alone(&ctx, 511, 70, 769, SMHF_WEIGHT_FORWARD | SMHF_WEIGHT_BACKWARD);
+        check_rows_alone(&ctx, 250, 1540, 64, SMHF_WEIGHT_FORWARD | SMHF_WEIGHT_BACKWARD);
+        ctx_close(&ctx);
+    }
+}
+
+/* The attention of a sequence is the same, to the bit, whatever stands beside it. */
+static void test_sequences_alone(void) {
+    const char *const tiers[] = {"scalar", "avx2", NULL};
+    const int H = 96, heads = 3, lengths[] = {65, 7, 33, 128, 1, 0}, start = 65 + 7 + 33;
+    for (int t = 0; t < 3; t++) {
+        ops_context ctx;
+        CHECK(ctx_open(&ctx, "cpu", tiers[t], "own"));
+        ctx_batch(&ctx, lengths, 0);
+        int T = ctx.ref.tokens;
+        const smhf_tensor none = SMHF_TENSOR_NONE;
+        ops_array q = array_in(&ctx, T, H, 2), k = array_in(&ctx, T, H, 2);
+        ops_array v = array_in(&ctx, T, H, 2), out = array_out(&ctx, T, H);
+        ops_array alone = array_out(&ctx, 128, H);
+        ctx.be->attention_fwd(ctx.dev, out.t, none, q.t, k.t, v.t, ctx.pack, SMHF_AXIS_TOKENS,
+                              heads, 0.2f, SMHF_DTYPE_F32, SMHF_DROPOUT_NONE);
+        array_fetch(&ctx, &out);
+        const int single[] = {128, 0};
+        ctx_batch(&ctx, single, 0);
+        ctx.be->attention_fwd(ctx.dev, alone.t, none, smhf_tensor_rows(q.t, start, 128),
+                              smhf_tensor_rows(k.t, start, 128), smhf_tensor_rows(v.t, start, 128),
+                              ctx.pack, SMHF_AXIS_TOKENS, heads, 0.2f, SMHF_DTYPE_F32,
+                              SMHF_DROPOUT_NONE);
+        array_fetch(&ctx, &alone);
+        int differ = 0;
+        for (int r = 0; r < 128; r++) {
+            differ += memcmp(out.host + (start + r) * out.ld, alone.host + r * alone.ld,
+                             (size_t)H * sizeof(float)) != 0;
+        }
+        CHECK_INT(differ, 0);
+        ctx_close(&ctx);
+    }
+}
+
 /* ---- packing does not change masks ---------------------------------------------------------- */
 
 static void test_dropout_packing(void) {
@@ -266,6 +364,8 @@ int main(int argc, char **argv) {
     RUN(test_cuda);
     RUN(test_thread_counts);
     RUN(test_tiers);
+    RUN(test_rows_alone);
+    RUN(test_sequences_alone);
     RUN(test_dropout_packing);
     RUN(test_special_values);
     RUN(test_refusals);
