@@ -16,7 +16,7 @@ typedef struct pack_task {
 
 /* Outputs are rows of w: a row is rounded, then its pairs are dealt out to the lines. */
 static void pack_rows(const pack_task *task, int32_t first, uint16_t *panel) {
-    uint32_t pairs[CPU_LOWP_COLS][PACK_INPUTS / 2];
+    uint32_t pairs[CPU_LOWP_COLS][PACK_INPUTS / 2 + 16]; /* rows in different cache sets */
     for (int32_t at = 0; at < task->lines * 2; at += PACK_INPUTS) {
         int32_t width = task->lines * 2 - at < PACK_INPUTS ? task->lines * 2 - at : PACK_INPUTS;
         int32_t real = task->k - at < width ? task->k - at : width;
@@ -35,20 +35,28 @@ static void pack_rows(const pack_task *task, int32_t first, uint16_t *panel) {
     }
 }
 
-/* Outputs are columns of w: two rows make a line. */
-static void pack_columns(const pack_task *task, int32_t first, uint16_t *panel) {
-    int32_t cols = task->n - first < CPU_LOWP_COLS ? task->n - first : CPU_LOWP_COLS;
+#define PACK_PANELS 8 /* read side by side, so that memory is read in long runs */
+
+/* Outputs are columns of w: two rows make a line of each panel. */
+static void pack_columns(const pack_task *task, int32_t panel, int32_t panels) {
+    int32_t first = panel * CPU_LOWP_COLS;
+    int32_t cols =
+        task->n - first < panels * CPU_LOWP_COLS ? task->n - first : panels * CPU_LOWP_COLS;
     for (int32_t p = 0; p < task->lines; p++) {
-        uint16_t row[2][CPU_LOWP_COLS];
+        uint16_t row[2][PACK_PANELS * CPU_LOWP_COLS];
         for (int32_t i = 0; i < 2; i++) {
             int32_t input = 2 * p + i;
             const float *from = input < task->k ? task->w + input * task->ld + first : task->w;
-            task->round(row[i], from, input < task->k ? cols : 0, CPU_LOWP_COLS);
+            task->round(row[i], from, input < task->k ? cols : 0, panels * CPU_LOWP_COLS);
         }
-        uint16_t *line = panel + p * 2 * CPU_LOWP_COLS;
-        for (int32_t c = 0; c < CPU_LOWP_COLS; c++) {
-            line[2 * c] = row[0][c];
-            line[2 * c + 1] = row[1][c];
+        for (int32_t j = 0; j < panels; j++) {
+            uint16_t *line =
+                task->panels + ((int64_t)(panel + j) * task->lines + p) * 2 * CPU_LOWP_COLS;
+            const uint16_t *even = row[0] + j * CPU_LOWP_COLS, *odd = row[1] + j * CPU_LOWP_COLS;
+            for (int32_t c = 0; c < CPU_LOWP_COLS; c++) {
+                line[2 * c] = even[c];
+                line[2 * c + 1] = odd[c];
+            }
         }
     }
 }
@@ -63,10 +71,7 @@ static void rows_body(void *context, size_t begin, size_t end) {
 
 static void columns_body(void *context, size_t begin, size_t end) {
     const pack_task *task = context;
-    for (size_t p = begin; p < end; p++) {
-        pack_columns(task, (int32_t)p * CPU_LOWP_COLS,
-                     task->panels + p * (size_t)task->lines * CPU_LOWP_LINE / 2);
-    }
+    pack_columns(task, (int32_t)begin, (int32_t)(end - begin));
 }
 
 static int32_t bf16_lines(int32_t k) {
@@ -82,7 +87,11 @@ void cpu_bf16_pack(void *panels, const float *w, int64_t ld, int32_t n, int32_t 
     pack_task task = {.panels = panels, .w = w, .ld = ld, .n = n, .k = k, .lines = bf16_lines(k)};
     task.round = kernels->pack;
     size_t count = (size_t)cpu_lowp_round_up(n, CPU_LOWP_COLS) / CPU_LOWP_COLS;
-    smhf_parallel_for(count, 1, transposed ? columns_body : rows_body, &task);
+    if (transposed) {
+        smhf_parallel_for(count, PACK_PANELS, columns_body, &task);
+    } else {
+        smhf_parallel_for(count, 1, rows_body, &task);
+    }
 }
 
 static void pack_weight(void *panels, const smhf_weight *weight, uint32_t use,

@@ -56,8 +56,6 @@ WIDE static void round_wide(void *a, const float *x, int32_t k, int32_t padded) 
     for (int32_t line = 0; line < lines; line++) {                                                 \
         __m512bh w0 = (__m512bh)_mm512_load_si512(panel);                                          \
         __m512bh w1 = (__m512bh)_mm512_load_si512(panel + 32);                                     \
-        _mm_prefetch((const char *)panel + 1024, _MM_HINT_T0);                                     \
-        _mm_prefetch((const char *)panel + 1088, _MM_HINT_T0);                                     \
         _Pragma("GCC unroll 12") for (int r = 0; r < (ROWS); r++) {                                \
             int32_t pair = cpu_lowp_word(at[r / 4] + (r % 4) * lda);                               \
             __m512bh v = (__m512bh)_mm512_set1_epi32(pair);                                        \
@@ -82,8 +80,6 @@ WIDE static void round_wide(void *a, const float *x, int32_t k, int32_t padded) 
     }                                                                                              \
     for (int32_t line = 0; line < lines; line++) {                                                 \
         __m512i p0 = _mm512_load_si512(panel), p1 = _mm512_load_si512(panel + 32);                 \
-        _mm_prefetch((const char *)panel + 1024, _MM_HINT_T0);                                     \
-        _mm_prefetch((const char *)panel + 1088, _MM_HINT_T0);                                     \
         __m512 w0 = _mm512_castsi512_ps(_mm512_slli_epi32(p0, 16));                                \
         __m512 w1 = _mm512_castsi512_ps(_mm512_slli_epi32(p1, 16));                                \
         _Pragma("GCC unroll 12") for (int r = 0; r < (ROWS); r++) {                                \

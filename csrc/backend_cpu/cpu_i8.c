@@ -21,48 +21,90 @@ typedef struct pack_task {
     int32_t n, k, lines;
 } pack_task;
 
-/* Output c of a panel: its scale, its sum, its bytes. */
-static void pack_output(const pack_task *task, int32_t output, int8_t *panel, int c) {
-    const float *w = task->w + output * task->ld;
-    float greatest = 0.0f;
-    int finite = 1;
-    for (int32_t i = 0; i < task->k; i++) {
-        float magnitude = fabsf(w[i]);
-        greatest = magnitude > greatest ? magnitude : greatest;
-        finite &= magnitude <= FLT_MAX;
+/* The largest magnitude as bits: for floats without sign the order is that of integers, and NaN
+ * and infinity come last. */
+static uint32_t greatest_bits(const float *w, int32_t k) {
+    uint32_t greatest = 0;
+    for (int32_t i = 0; i < k; i++) {
+        uint32_t bits;
+        memcpy(&bits, &w[i], sizeof bits);
+        bits &= 0x7FFFFFFFu;
+        greatest = bits > greatest ? bits : greatest;
     }
-    int usable = finite && greatest > FLT_MIN * 256.0f;
-    float inverse = usable ? 127.0f / greatest : 0.0f;
-    task->scales[output] = usable ? greatest / 127.0f : finite ? 0.0f : NAN;
+    return greatest;
+}
+
+/* An output's scale. Returns what its weights are multiplied by; 0: they all become 0. */
+static float output_init(const pack_task *task, int32_t output) {
+    uint32_t bits = greatest_bits(task->w + output * task->ld, task->k);
+    float greatest;
+    memcpy(&greatest, &bits, sizeof greatest);
+    task->totals[output] = 0;
+    if (!(greatest <= FLT_MAX)) {
+        task->scales[output] = NAN;
+        return 0.0f;
+    }
+    int usable = greatest > FLT_MIN * 256.0f; /* 127 / greatest is finite */
+    task->scales[output] = usable ? greatest / 127.0f : 0.0f;
+    return usable ? 127.0f / greatest : 0.0f;
+}
+
+#define PACK_INPUTS 256
+
+/* q = w * factor to nearest, ties to even, by adding 1.5 * 2^23; returns their sum. */
+static int32_t quantize_weights(int8_t *q, const float *w, int32_t count, float factor) {
+    const float magic = 12582912.0f;
     int32_t total = 0;
-    for (int32_t line = 0; line < task->lines; line++) {
-        int8_t q[4] = {0};
-        int32_t left = task->k - 4 * line < 4 ? task->k - 4 * line : 4;
-        for (int32_t i = 0; usable && i < left; i++) {
-            q[i] = (int8_t)(int32_t)rintf(w[4 * line + i] * inverse);
-            total += q[i];
-        }
-        memcpy(panel + (size_t)line * CPU_LOWP_LINE + 4 * c, q, 4);
+    for (int32_t i = 0; i < count; i++) {
+        float shifted = w[i] * factor + magic;
+        int32_t bits;
+        memcpy(&bits, &shifted, sizeof bits);
+        int32_t v = bits - 0x4B400000;
+        q[i] = (int8_t)v;
+        total += v;
     }
-    task->totals[output] = total;
+    return total;
+}
+
+/* Outputs [first, first + 32): blocks of inputs are quantised, then dealt out to the lines. */
+static void pack_panel(const pack_task *task, int32_t first, int8_t *panel) {
+    int8_t block[CPU_LOWP_COLS][PACK_INPUTS];
+    float factors[CPU_LOWP_COLS];
+    for (int32_t c = 0; c < CPU_LOWP_COLS; c++) {
+        factors[c] = 0.0f;
+        if (first + c < task->n) {
+            factors[c] = output_init(task, first + c);
+        } else {
+            task->scales[first + c] = 0.0f;
+            task->totals[first + c] = 0;
+        }
+    }
+    memset(block, 0, sizeof block);
+    for (int32_t at = 0; at < 4 * task->lines; at += PACK_INPUTS) {
+        int32_t width = 4 * task->lines - at < PACK_INPUTS ? 4 * task->lines - at : PACK_INPUTS;
+        int32_t real = task->k - at < width ? task->k - at : width;
+        real = real > 0 ? real : 0;
+        for (int32_t c = 0; c < CPU_LOWP_COLS; c++) {
+            if (factors[c] != 0.0f) {
+                const float *from = task->w + (first + c) * task->ld + at;
+                task->totals[first + c] += quantize_weights(block[c], from, real, factors[c]);
+                memset(block[c] + real, 0, (size_t)(width - real));
+            }
+        }
+        for (int32_t i = 0; i < width; i += 4) {
+            int8_t *line = panel + (size_t)((at + i) / 4) * CPU_LOWP_LINE;
+            for (int32_t c = 0; c < CPU_LOWP_COLS; c++) {
+                memcpy(line + 4 * c, block[c] + i, 4);
+            }
+        }
+    }
 }
 
 static void pack_body(void *context, size_t begin, size_t end) {
     const pack_task *task = context;
     for (size_t p = begin; p < end; p++) {
-        int8_t *panel = task->panels + p * (size_t)task->lines * CPU_LOWP_LINE;
-        for (int c = 0; c < CPU_LOWP_COLS; c++) {
-            int32_t output = (int32_t)p * CPU_LOWP_COLS + c;
-            if (output < task->n) {
-                pack_output(task, output, panel, c);
-                continue;
-            }
-            for (int32_t line = 0; line < task->lines; line++) {
-                memset(panel + (size_t)line * CPU_LOWP_LINE + 4 * c, 0, 4);
-            }
-            task->scales[output] = 0.0f;
-            task->totals[output] = 0;
-        }
+        pack_panel(task, (int32_t)p * CPU_LOWP_COLS,
+                   task->panels + p * (size_t)task->lines * CPU_LOWP_LINE);
     }
 }
 

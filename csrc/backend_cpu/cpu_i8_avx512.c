@@ -76,8 +76,6 @@ WIDE void cpu_i8_dequantize_avx512(float *out, int64_t ld, const int32_t *sums, 
     }                                                                                              \
     for (int32_t line = 0; line < lines; line++) {                                                 \
         __m512i w0 = _mm512_load_si512(panel), w1 = _mm512_load_si512(panel + 64);                 \
-        _mm_prefetch((const char *)panel + 1024, _MM_HINT_T0);                                     \
-        _mm_prefetch((const char *)panel + 1088, _MM_HINT_T0);                                     \
         _Pragma("GCC unroll 12") for (int r = 0; r < (ROWS); r++) {                                \
             __m512i x = SPREAD(r);                                                                 \
             sum[r][0] = DOT(sum[r][0], x, w0);                                                     \
