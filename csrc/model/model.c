@@ -79,9 +79,9 @@ static smhf_status workspace_acquire(smhf_model *model, smhf_workspace **out, sm
     }
 
     ws = smhf_calloc(1, sizeof *ws);
-    status = (ws == NULL)
-                 ? smhf_fail_nomem(err, "workspace", sizeof *ws)
-                 : smhf_workspace_init(ws, model->device, &model->config, 0, model->dtype, err);
+    status = (ws == NULL) ? smhf_fail_nomem(err, "workspace", sizeof *ws)
+                          : smhf_workspace_init(ws, model->device, &model->config, 0,
+                                                model->options.dtype, err);
     if (status != SMHF_OK) {
         if (ws != NULL) {
             smhf_workspace_deinit(ws);
@@ -110,27 +110,31 @@ static void workspace_release(smhf_model *model, smhf_workspace *ws) {
 /* --- life ----------------------------------------------------------------------------------------
  */
 
-static smhf_status choose_precision(smhf_model *model, smhf_error *err) {
+/* What products and activations are made of, under a precision's name on this device. */
+static smhf_status choose_precision(smhf_device *dev, const char *precision,
+                                    smhf_network_options *out, smhf_error *err) {
     smhf_device_info info;
     uint32_t needed = 0;
-    model->dev->backend->describe(model->dev, &info);
-    model->compute = model->dtype = SMHF_DTYPE_F32;
-    if (strcmp(model->precision, "bf16") == 0) {
-        model->compute = model->dtype = SMHF_DTYPE_BF16;
+    dev->backend->describe(dev, &info);
+    out->compute = out->dtype = SMHF_DTYPE_F32;
+    if (strcmp(precision, "bf16") == 0) {
+        out->compute = SMHF_DTYPE_BF16;
         needed = SMHF_CAP_BF16;
-    } else if (strcmp(model->precision, "int8") == 0) {
-        model->compute = SMHF_DTYPE_I8;
+        if ((info.caps & SMHF_CAP_BF16_ACTIVATIONS) != 0) {
+            out->dtype = SMHF_DTYPE_BF16;
+        }
+    } else if (strcmp(precision, "int8") == 0) {
+        out->compute = SMHF_DTYPE_I8;
         needed = SMHF_CAP_I8;
-    } else if (strcmp(model->precision, "fp32") != 0) {
+    } else if (strcmp(precision, "fp32") != 0) {
         return smhf_fail(err, SMHF_E_ARG,
-                         "precision \"%.40s\": expected \"fp32\", \"bf16\" or \"int8\"",
-                         model->precision);
+                         "precision \"%.40s\": expected \"fp32\", \"bf16\" or \"int8\"", precision);
     }
     if ((info.caps & needed) != needed) {
         return smhf_fail(err, SMHF_E_UNSUPPORTED,
                          "precision \"%s\": the backend \"%s\" (%s) does not compute it; use "
                          "\"fp32\"",
-                         model->precision, model->dev->backend->name, info.name);
+                         precision, dev->backend->name, info.name);
     }
     return SMHF_OK;
 }
@@ -150,7 +154,7 @@ static smhf_status prepare_model(smhf_model *model, smhf_bytes_view config_json,
         return smhf_fail(err, SMHF_E_NOMEM, "model options: out of memory");
     }
     SMHF_TRY(smhf_device_open(model->device, &model->dev, err));
-    SMHF_TRY(choose_precision(model, err));
+    SMHF_TRY(choose_precision(model->dev, model->precision, &model->options, err));
     void *block = NULL;
     const size_t bytes = model->table.size * sizeof(float);
     SMHF_TRY(model->dev->backend->alloc(model->dev, &block, bytes, err));
@@ -160,31 +164,89 @@ static smhf_status prepare_model(smhf_model *model, smhf_bytes_view config_json,
 }
 
 static smhf_status finish_model(smhf_model *model, smhf_error *err) {
+    model->options.uses = SMHF_WEIGHT_FORWARD;
     SMHF_TRY(smhf_network_init(&model->net, model->dev, &model->table, &model->config,
-                               model->parameters, SMHF_WEIGHT_FORWARD, model->compute, err));
-    model->uses = SMHF_WEIGHT_FORWARD;
+                               model->parameters, &model->options, err));
     return model->dev->backend->sync(model->dev, err);
+}
+
+/* Prepares the weights anew; the old ones stay when that fails. The caller writes. */
+static smhf_status rebuild(smhf_model *model, const smhf_network_options *options,
+                           smhf_error *err) {
+    smhf_network fresh;
+    smhf_status status = smhf_network_init(&fresh, model->dev, &model->table, &model->config,
+                                           model->parameters, options, err);
+    if (status == SMHF_OK) {
+        status = model->dev->backend->sync(model->dev, err);
+    }
+    if (status == SMHF_OK) {
+        const smhf_network old = model->net;
+        model->net = fresh;
+        model->options = *options;
+        fresh = old;
+    }
+    smhf_network_deinit(&fresh, model->dev);
+    return status;
 }
 
 smhf_status smhf_model_prepare(smhf_model *model, uint32_t uses, smhf_error *err) {
     smhf_status status = SMHF_OK;
     smhf_model_write_begin(model);
-    if ((model->uses & uses) != uses) {
-        smhf_network fresh;
-        status = smhf_network_init(&fresh, model->dev, &model->table, &model->config,
-                                   model->parameters, model->uses | uses, model->compute, err);
-        if (status == SMHF_OK) {
-            status = model->dev->backend->sync(model->dev, err);
-        }
-        if (status == SMHF_OK) {
-            const smhf_network old = model->net;
-            model->net = fresh;
-            model->uses |= uses;
-            fresh = old;
-        }
-        smhf_network_deinit(&fresh, model->dev);
+    smhf_network_options options = model->options;
+    options.uses |= uses;
+    if (options.compute == SMHF_DTYPE_I8 && (uses & SMHF_WEIGHT_BACKWARD) != 0) {
+        status = smhf_fail(err, SMHF_E_UNSUPPORTED,
+                           "precision \"int8\" is for inference; train in \"fp32\" or \"bf16\"");
+    } else if (options.uses != model->options.uses) {
+        status = rebuild(model, &options, err);
     }
     smhf_model_write_end(model);
+    return status;
+}
+
+static void free_workspaces(smhf_model *model) {
+    while (model->free_workspaces != NULL) {
+        smhf_workspace *ws = model->free_workspaces;
+        model->free_workspaces = ws->next;
+        model->workspaces--;
+        smhf_workspace_deinit(ws);
+        smhf_free(ws);
+    }
+}
+
+smhf_status smhf_model_set_precision(smhf_model *model, const char *precision, smhf_error *err) {
+    char *name = smhf_strdup(precision);
+    if (name == NULL) {
+        return smhf_fail_nomem(err, "precision", strlen(precision));
+    }
+    smhf_model_write_begin(model);
+    smhf_network_options options = model->options;
+    smhf_status status = choose_precision(model->dev, name, &options, err);
+    if (status == SMHF_OK && options.compute == SMHF_DTYPE_I8) {
+        options.uses = SMHF_WEIGHT_FORWARD;
+        if (model->trainers > 0) {
+            status = smhf_fail(err, SMHF_E_BUSY,
+                               "precision \"int8\" is for inference, and a trainer holds this "
+                               "model");
+        }
+    }
+    if (status == SMHF_OK && options.dtype != model->options.dtype && model->trainers > 0) {
+        status = smhf_fail(err, SMHF_E_BUSY,
+                           "precision \"%s\" keeps activations of another type, and a trainer "
+                           "holds this model",
+                           name);
+    }
+    if (status == SMHF_OK) {
+        status = rebuild(model, &options, err);
+    }
+    if (status == SMHF_OK) {
+        free_workspaces(model); /* nobody reads: all are on the list */
+        smhf_free(model->precision);
+        model->precision = name;
+        name = NULL;
+    }
+    smhf_model_write_end(model);
+    smhf_free(name);
     return status;
 }
 
@@ -205,12 +267,7 @@ void smhf_model_free(smhf_model *model) {
         return;
     }
     SMHF_ASSERT(model->readers == 0 && !model->writing);
-    while (model->free_workspaces != NULL) {
-        smhf_workspace *ws = model->free_workspaces;
-        model->free_workspaces = ws->next;
-        smhf_workspace_deinit(ws);
-        smhf_free(ws);
-    }
+    free_workspaces(model);
     smhf_network_deinit(&model->net, model->dev);
     if (model->dev != NULL) {
         model->dev->backend->free(model->dev, model->parameters);

@@ -31,7 +31,7 @@ typedef struct smhf_model smhf_model;
 
 typedef struct smhf_model_options {
     const char *device;    /* "auto", "cpu", "cuda", "cuda:1" */
-    const char *precision; /* "fp32"; "bf16" and "int8" where the device has them */
+    const char *precision; /* "fp32", "bf16" or "int8"; where the device has it */
     int num_labels;        /* 0: as config.json says */
     uint64_t seed;         /* of newly made weights */
     int max_workspaces;    /* forward calls that run at the same time; 0: 4 */
@@ -49,6 +49,11 @@ smhf_status smhf_model_open(const char *folder, const smhf_model_options *option
 /* All weights new, from the text of a config.json and options->seed. */
 smhf_status smhf_model_new(smhf_bytes_view config_json, const smhf_model_options *options,
                            smhf_model **out, smhf_error *err) SMHF_MUST_USE;
+/* The same weights under another precision ("fp32", "bf16", "int8"), for calls from now on. The
+ * fp32 values stay what they are: training in bf16 updates them, saving writes them. int8 is for
+ * inference: SMHF_E_BUSY while a trainer holds the model. On failure nothing changes. */
+smhf_status smhf_model_set_precision(smhf_model *model, const char *precision,
+                                     smhf_error *err) SMHF_MUST_USE;
 /* Writes folder/model.safetensors, whole or not at all. The folder must exist. */
 smhf_status smhf_model_save(smhf_model *model, const char *folder, smhf_error *err) SMHF_MUST_USE;
 /* NULL is fine. */

@@ -18,17 +18,15 @@ struct smhf_model {
     smhf_config config;
     smhf_parameters table;
     smhf_load_report report;
-    char *device;       /* owned; what every workspace opens */
-    char *precision;    /* owned */
-    smhf_dtype compute; /* of prepared weights */
-    smhf_dtype dtype;   /* of activations */
+    char *device;    /* owned; what every workspace opens */
+    char *precision; /* owned */
     size_t batch_tokens;
     int max_workspaces;
 
     smhf_device *dev;  /* owned; used only by the writer */
     float *parameters; /* owned, device: table.size floats */
     smhf_network net;
-    uint32_t uses; /* SMHF_WEIGHT_ bits that net was prepared for */
+    smhf_network_options options; /* that net was prepared with */
 
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -37,6 +35,7 @@ struct smhf_model {
     int writers_waiting;
     smhf_workspace *free_workspaces;
     int workspaces; /* made */
+    int trainers;   /* alive */
 };
 
 void smhf_model_read_begin(smhf_model *model);

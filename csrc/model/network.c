@@ -100,14 +100,15 @@ static smhf_status prepare_layer(preparer *p, const viewer *v, int l, smhf_error
 }
 
 smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_parameters *table,
-                              const smhf_config *config, float *parameters, uint32_t uses,
-                              smhf_dtype compute, smhf_error *err) {
+                              const smhf_config *config, float *parameters,
+                              const smhf_network_options *options, smhf_error *err) {
     const viewer v = {table, parameters};
     const size_t L = (size_t)config->layers, most = 5 * L + 2;
     const int32_t H = config->hidden, C = config->num_labels;
-    preparer p = {net, dev, {compute, uses}};
+    preparer p = {net, dev, {options->compute, options->uses}};
     const smhf_weight *head = NULL;
-    *net = (smhf_network){.config = config, .compute = compute};
+    *net = (smhf_network){.config = config};
+    net->compute = options->compute == SMHF_DTYPE_BF16 ? SMHF_DTYPE_BF16 : SMHF_DTYPE_F32;
     smhf_arena_init(&net->arena, 16 * 1024);
     net->layers = smhf_arena_calloc(&net->arena, L, sizeof *net->layers);
     net->owned = smhf_arena_calloc(&net->arena, most, sizeof *net->owned);
@@ -118,6 +119,8 @@ smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_pa
     for (int l = 0; l < config->layers; l++) {
         SMHF_TRY(prepare_layer(&p, &v, l, err));
     }
+    /* A few rows: exact at no cost, where the activations allow it. */
+    p.options.compute = options->dtype;
     SMHF_TRY(prepare(&p, view(&v, -1, SMHF_SLOT_POOL_WEIGHT, H, H), &head, err));
     net->pool = net->owned[net->owned_count - 1];
     SMHF_TRY(prepare(&p, view(&v, -1, SMHF_SLOT_LABEL_WEIGHT, C, H), &head, err));

@@ -1,7 +1,7 @@
 /* network.h: the network over the op table: weights, gradients, forward, backward.
  *
  *     smhf_network net;                        // views into an arena of parameters on a device
- *     SMHF_TRY(smhf_network_init(&net, dev, &table, &config, parameters, uses, dtype, err));
+ *     SMHF_TRY(smhf_network_init(&net, dev, &table, &config, parameters, &options, err));
  *     smhf_pass pass = {dev, &net, &plan, pack, {seed, step, 1}};
  *     smhf_forward(&pass);                     // ids of the pack -> plan->logits
  *     smhf_backward(&pass, &gradients);        // plan->grads.dlogits -> gradients +=
@@ -23,7 +23,7 @@ typedef struct smhf_network {
     smhf_embedding tables;
     smhf_layer *layers; /* [L]; the last one has q beside kv, the others q|k|v in kv */
     smhf_weight *pool, *label;
-    smhf_dtype compute; /* of the products */
+    smhf_dtype compute; /* of attention and weight gradients: F32 or BF16 */
     smhf_tensor pool_bias, label_bias;
     smhf_act pool_act;   /* RELU for DistilBERT's pre_classifier, TANH for BERT's pooler */
     smhf_weight **owned; /* every prepared weight, for refresh and free */
@@ -45,11 +45,18 @@ typedef struct smhf_gradients {
     smhf_arena arena;
 } smhf_gradients;
 
+/* How a network multiplies. */
+typedef struct smhf_network_options {
+    uint32_t uses;      /* SMHF_WEIGHT_FORWARD, _BACKWARD */
+    smhf_dtype compute; /* of the encoder's matrices */
+    smhf_dtype dtype;   /* of activations */
+} smhf_network_options;
+
 /* `parameters`: device arena of table->size floats, which outlives the network. Deinit also after
  * failure, with a device of the same hardware. */
 smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_parameters *table,
-                              const smhf_config *config, float *parameters, uint32_t uses,
-                              smhf_dtype compute, smhf_error *err) SMHF_MUST_USE;
+                              const smhf_config *config, float *parameters,
+                              const smhf_network_options *options, smhf_error *err) SMHF_MUST_USE;
 /* Op: the parameters have new values. */
 void smhf_network_refresh(const smhf_network *net, smhf_device *dev);
 void smhf_network_deinit(smhf_network *net, smhf_device *dev);

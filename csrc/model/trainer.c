@@ -53,8 +53,8 @@ static smhf_status init_trainer(smhf_trainer *trainer, smhf_error *err) {
     void *block = NULL;
     const size_t size = model->table.size;
     SMHF_TRY(smhf_model_prepare(model, SMHF_WEIGHT_FORWARD | SMHF_WEIGHT_BACKWARD, err));
-    SMHF_TRY(
-        smhf_workspace_init(&trainer->ws, model->device, &model->config, 1, model->dtype, err));
+    SMHF_TRY(smhf_workspace_init(&trainer->ws, model->device, &model->config, 1,
+                                 model->options.dtype, err));
     smhf_device *dev = trainer->ws.dev;
     SMHF_TRY(dev->backend->alloc(dev, &block, 3 * size * sizeof(float), err));
     trainer->block = block;
@@ -82,6 +82,9 @@ smhf_status smhf_trainer_new(smhf_model *model, const smhf_trainer_options *opti
     trainer->model = model;
     trainer->options = *options;
     atomic_flag_clear(&trainer->busy);
+    smhf_model_write_begin(model);
+    model->trainers++;
+    smhf_model_write_end(model);
     const smhf_status status = init_trainer(trainer, err);
     if (status != SMHF_OK) {
         smhf_trainer_free(trainer);
@@ -104,6 +107,9 @@ void smhf_trainer_free(smhf_trainer *trainer) {
     smhf_workspace_deinit(&trainer->ws);
     smhf_free(trainer->segments);
     smhf_free(trainer->labels);
+    smhf_model_write_begin(trainer->model);
+    trainer->model->trainers--;
+    smhf_model_write_end(trainer->model);
     smhf_free(trainer);
 }
 

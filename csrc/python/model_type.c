@@ -220,6 +220,28 @@ done:
     return result;
 }
 
+PyDoc_STRVAR(model_set_precision_doc,
+             "set_precision($self, precision, /)\n--\n\nCompute in 'fp32', 'bf16' or 'int8' "
+             "from now on.");
+
+static PyObject *model_set_precision(PyObject *op, PyObject *args) {
+    smhf_py_model *self = (smhf_py_model *)op;
+    const char *precision = NULL;
+    if (!PyArg_ParseTuple(args, "s:set_precision", &precision)) {
+        return NULL;
+    }
+
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_status status;
+    Py_BEGIN_ALLOW_THREADS status = smhf_model_set_precision(self->model, precision, &err);
+    Py_END_ALLOW_THREADS
+
+        if (status != SMHF_OK) {
+        return smhf_py_raise(&smhf_py_model_state_of(op)->errors, &err);
+    }
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(model_save_doc,
              "save($self, folder, /)\n--\n\nWrite folder/model.safetensors, whole or not "
              "at all.");
@@ -452,6 +474,7 @@ static PyMethodDef model_methods[] = {
      model_new_doc},
     {"forward", (PyCFunction)(void (*)(void))model_forward, METH_VARARGS | METH_KEYWORDS,
      model_forward_doc},
+    {"set_precision", model_set_precision, METH_VARARGS, model_set_precision_doc},
     {"save", model_save, METH_VARARGS, model_save_doc},
     {"parameter", model_parameter, METH_VARARGS, model_parameter_doc},
     {"set_parameter", model_set_parameter, METH_VARARGS, model_set_parameter_doc},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smhf_native.model import _model
+from smhf_native.model import precision as precisions
 from smhf_native.model.inputs import as_batch
 from smhf_native.paths import real_path
 
@@ -74,12 +75,15 @@ class Model:
         The content of ``config.json``.
     load_report : LoadReport
         Weights that the checkpoint lacked, and tensors that it had beyond the model.
+    precision_report : dict or None
+        What ``precision="auto"`` measured and chose, and why (see :func:`smhf_native.model.precision.choose`).
     """
 
     def __init__(self, core: _model.Model, config: dict[str, Any]) -> None:
         self._core = core
         self.config = config
         self.load_report = LoadReport(*core.report())
+        self.precision_report: dict[str, Any] | None = None
         labels = core.labels()
         if len(config.get("id2label") or {}) != len(labels):
             self.id2label = dict(enumerate(labels))
@@ -90,8 +94,9 @@ class Model:
         folder: str | os.PathLike[str],
         num_labels: int | None = None,
         device: str = "auto",
-        precision: str = "fp32",
+        precision: str | None = None,
         seed: int = 42,
+        calibration: Any = None,
     ) -> Model:
         """Open a folder with ``config.json`` and ``model.safetensors``.
 
@@ -107,10 +112,16 @@ class Model:
             ``LABEL_0``, ``LABEL_1`` ...
         device : str
             ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        precision : str
-            ``"fp32"``; ``"bf16"`` and ``"int8"`` where the device has them.
+        precision : str, optional
+            ``"fp32"`` (exact, the default), ``"bf16"`` (products of bf16 numbers, everything else in
+            fp32), ``"int8"`` (weights with one scale an output, activations with one a token), or
+            ``"auto"``: the fastest whose labels agree with fp32's on the calibration texts.  None: the
+            environment's ``SMHF_PRECISION``.
         seed : int
             For newly made weights.
+        calibration : Encoding or mapping, optional
+            Texts like those that will come, for ``"auto"``; default: ``calibration.json`` of the
+            folder, which :meth:`save_pretrained` writes when asked.  Without any, ``"auto"`` is fp32.
 
         Raises
         ------
@@ -125,9 +136,16 @@ class Model:
         """
         path = Path(folder)
         _check_folder(path)
-        core = _model.Model.open(real_path(path), num_labels or 0, device, precision, seed)
+        wanted = precisions.resolve(precision)
+        start = "fp32" if wanted == "auto" else wanted
+        core = _model.Model.open(real_path(path), num_labels or 0, device, start, seed)
         config = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))
-        return cls(core, config)
+        model = cls(core, config)
+        if wanted == "auto":
+            if calibration is None:
+                calibration = precisions.read_calibration(path / precisions.CALIBRATION_NAME)
+            model.precision_report = precisions.choose(model, calibration)
+        return model
 
     @classmethod
     def from_config(
@@ -136,7 +154,7 @@ class Model:
         seed: int = 42,
         num_labels: int | None = None,
         device: str = "auto",
-        precision: str = "fp32",
+        precision: str | None = None,
     ) -> Model:
         """Make a model with new weights: matrices N(0, initializer_range), biases 0, LayerNorm (1, 0).
 
@@ -150,7 +168,8 @@ class Model:
             As for :meth:`from_pretrained`.
         """
         text = json.dumps(dict(config)).encode()
-        core = _model.Model.new(text, num_labels or 0, device, precision, seed)
+        wanted = precisions.resolve(precision)
+        core = _model.Model.new(text, num_labels or 0, device, "fp32" if wanted == "auto" else wanted, seed)
         return cls(core, json.loads(text))
 
     def __call__(
@@ -208,6 +227,28 @@ class Model:
         """Sizes (``vocab``, ``positions``, ``hidden``, ``layers`` ...), ``backend``, ``precision``."""
         return self._core.info()
 
+    @property
+    def precision(self) -> str:
+        """``"fp32"``, ``"bf16"`` or ``"int8"``: what products are computed in."""
+        return str(self._core.info()["precision"])
+
+    def set_precision(self, precision: str) -> None:
+        """Compute in another precision from now on; the fp32 weights stay what they are.
+
+        Parameters
+        ----------
+        precision : str
+            ``"fp32"``, ``"bf16"`` or ``"int8"``.
+
+        Raises
+        ------
+        BackendError
+            The device does not compute it.
+        BusyError
+            ``"int8"`` while a :class:`Trainer` holds the model.
+        """
+        self._core.set_precision(precision)
+
     def parameters(self) -> dict[str, npt.NDArray[np.float32]]:
         """Copy every weight: checkpoint name to float32 array."""
         return {name: self._core.parameter(i) for i, name in enumerate(self._core.parameter_names())}
@@ -219,10 +260,19 @@ class Model:
             raise KeyError(f"{name}: not a parameter of this model (the first one is {names[0]})")
         self._core.set_parameter(names.index(name), np.ascontiguousarray(values, dtype=np.float32))
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, calibration: Sequence[Sequence[int]] | None = None
+    ) -> None:
         """Write ``model.safetensors`` and ``config.json``; each appears whole or not at all.
 
         The folder is made when it does not exist.
+
+        Parameters
+        ----------
+        folder : path
+        calibration : list of lists of int, optional
+            Token ids of typical texts, kept as ``calibration.json`` for ``precision="auto"``.  Nothing of
+            the data is kept unless this is given.
         """
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
@@ -233,6 +283,9 @@ class Model:
             if key in config:
                 config[key] = "float32"
         _write_atomic(path / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        if calibration is not None:
+            rows = [[int(token) for token in row] for row in calibration]
+            _write_atomic(path / precisions.CALIBRATION_NAME, json.dumps({"input_ids": rows}))
 
     def _capsule(self) -> object:
         """C handle for the glue of other rooms (capsule ``smhf.model``); keeps the model alive."""

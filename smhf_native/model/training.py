@@ -47,6 +47,10 @@ class Trainer:
         Of dropout.
     dropout : bool
         False trains without dropout.
+    precision : str, optional
+        ``"fp32"`` or ``"bf16"``: switches the model to it (see :meth:`Model.set_precision`).  In bf16
+        the products round their operands; weights, moments, gradients and sums stay fp32, so there is
+        no loss scaling.  Default: the model's own.
 
     Examples
     --------
@@ -75,8 +79,11 @@ class Trainer:
         label_smoothing: float = 0.0,
         seed: int = 42,
         dropout: bool = True,
+        precision: str | None = None,
     ) -> None:
         self.model = model
+        if precision is not None and precision != model.precision:
+            model.set_precision(precision)
         self._core = _model.Trainer(
             model._core,
             learning_rate=learning_rate,
