@@ -515,6 +515,203 @@ static void test_levels_of_a_kind_agree(void) {
     close_cpu(cpu);
 }
 
+/* ---- through the table of the backend, at every level --------------------------------------- */
+
+enum { OP_ROWS = 37, OP_IN = 70, OP_OUT = 45 };
+
+typedef struct ops_case {
+    const smhf_backend *be;
+    smhf_device *dev;
+    smhf_pack *pack;
+    float *x, *w, *bias, *y, *pre, *dx, *dw, *dbias;
+} ops_case;
+
+/* What an operand becomes inside a product of this precision is at most so far from it, for a row
+ * or an output whose elements span `range`. */
+static double operand_error(smhf_dtype compute, double value, double range, int levels) {
+    return compute == SMHF_DTYPE_I8 ? 0.51 * range / levels : fabs(value) / 256.0;
+}
+
+/* y = gelu(pre), pre = x W^T + bias, next to doubles of the operands that were not rounded. */
+static int forward_wrong(const ops_case *c, smhf_dtype compute, int levels) {
+    int wrong = 0;
+    for (int r = 0; r < OP_ROWS; r++) {
+        double low = 0.0, high = 0.0;
+        for (int i = 0; i < OP_IN; i++) {
+            double v = (double)c->x[r * OP_IN + i];
+            low = v < low ? v : low;
+            high = v > high ? v : high;
+        }
+        for (int o = 0; o < OP_OUT; o++) {
+            double sum = (double)c->bias[o], bound = 1e-5, top = 0.0;
+            for (int i = 0; i < OP_IN; i++) {
+                double v = fabs((double)c->w[o * OP_IN + i]);
+                top = v > top ? v : top;
+            }
+            for (int i = 0; i < OP_IN; i++) {
+                double a = (double)c->x[r * OP_IN + i], w = (double)c->w[o * OP_IN + i];
+                double ea = operand_error(compute, a, 2.0 * (high - low), levels);
+                double ew = operand_error(compute, w, top, 127);
+                sum += a * w;
+                bound += ea * fabs(w) + ew * fabs(a) + ea * ew;
+            }
+            double pre = (double)c->pre[r * OP_OUT + o];
+            double gelu = pre * 0.5 * erfc(-pre * 0.70710678118654752);
+            wrong += !(fabs(pre - sum) <= bound);
+            wrong += !(fabs((double)c->y[r * OP_OUT + o] - gelu) <= 2e-6 * (1.0 + fabs(pre)));
+        }
+    }
+    return wrong;
+}
+
+/* dx += y W, dw += y^T x, dbias += columns of y, all from 1. */
+static int backward_wrong(const ops_case *c) {
+    int wrong = 0;
+    for (int r = 0; r < OP_ROWS; r++) {
+        for (int i = 0; i < OP_IN; i++) {
+            double sum = 1.0, bound = 1e-5;
+            for (int o = 0; o < OP_OUT; o++) {
+                double term = (double)c->y[r * OP_OUT + o] * (double)c->w[o * OP_IN + i];
+                sum += term;
+                bound += fabs(term) / 120.0;
+            }
+            wrong += !(fabs((double)c->dx[r * OP_IN + i] - sum) <= bound);
+        }
+    }
+    for (int o = 0; o < OP_OUT; o++) {
+        double column = 1.0;
+        for (int r = 0; r < OP_ROWS; r++) {
+            column += (double)c->y[r * OP_OUT + o];
+        }
+        wrong += !(fabs((double)c->dbias[o] - column) <= 1e-4);
+        for (int i = 0; i < OP_IN; i++) {
+            double sum = 1.0, bound = 1e-5;
+            for (int r = 0; r < OP_ROWS; r++) {
+                double term = (double)c->y[r * OP_OUT + o] * (double)c->x[r * OP_IN + i];
+                sum += term;
+                bound += fabs(term) / 120.0;
+            }
+            wrong += !(fabs((double)c->dw[o * OP_IN + i] - sum) <= bound);
+        }
+    }
+    return wrong;
+}
+
+static void fill(float *to, int count, float value) {
+    for (int i = 0; i < count; i++) {
+        to[i] = value;
+    }
+}
+
+#define TENSOR(data, rows, cols) smhf_tensor_of(data, rows, cols, SMHF_DTYPE_F32)
+
+static void run_ops(ops_case *c, smhf_weight *weight, int backward) {
+    const smhf_tensor x = TENSOR(c->x, OP_ROWS, OP_IN), y = TENSOR(c->y, OP_ROWS, OP_OUT);
+    memset(c->y, 0xFF, sizeof(float) * OP_ROWS * OP_OUT);
+    memset(c->pre, 0xFF, sizeof(float) * OP_ROWS * OP_OUT);
+    c->be->linear_act_fwd(c->dev, y, TENSOR(c->pre, OP_ROWS, OP_OUT), x, weight,
+                          TENSOR(c->bias, 1, OP_OUT), SMHF_ACT_GELU, c->pack, SMHF_AXIS_TOKENS);
+    if (backward) {
+        fill(c->dx, OP_ROWS * OP_IN, 1.0f);
+        fill(c->dw, OP_OUT * OP_IN, 1.0f);
+        fill(c->dbias, OP_OUT, 1.0f);
+        c->be->linear_bwd_input(c->dev, TENSOR(c->dx, OP_ROWS, OP_IN), y, weight, 1, c->pack,
+                                SMHF_AXIS_TOKENS);
+        c->be->linear_bwd_weight(c->dev, TENSOR(c->dw, OP_OUT, OP_IN), TENSOR(c->dbias, 1, OP_OUT),
+                                 y, x, c->pack, SMHF_AXIS_TOKENS, SMHF_DTYPE_BF16);
+    }
+}
+
+static void check_level(ops_case *c) {
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_device_info info;
+    c->be->describe(c->dev, &info);
+    CHECK((info.caps & SMHF_CAP_BF16) != 0 && (info.caps & SMHF_CAP_I8) != 0);
+    int levels = cpu_i8_kernels_of(&((cpu_device *)c->dev)->features)->levels;
+    for (int kind = 0; kind < 2; kind++) {
+        smhf_dtype compute = kind == 0 ? SMHF_DTYPE_BF16 : SMHF_DTYPE_I8;
+        uint32_t uses = SMHF_WEIGHT_FORWARD | (kind == 0 ? SMHF_WEIGHT_BACKWARD : 0);
+        smhf_weight_options options = {compute, uses};
+        smhf_weight *weight = NULL;
+        CHECK_OK(
+            c->be->weight_prepare(c->dev, &weight, TENSOR(c->w, OP_OUT, OP_IN), &options, &err),
+            &err);
+        run_ops(c, weight, kind == 0);
+        CHECK_OK(c->be->sync(c->dev, &err), &err);
+        CHECK_INT(forward_wrong(c, compute, levels), 0);
+        CHECK_INT(kind == 0 ? backward_wrong(c) : 0, 0);
+        uint64_t allocations = smhf_mem_count();
+        for (int i = 0; i < OP_OUT * OP_IN; i++) {
+            c->w[i] = 0.5f * random_value();
+        }
+        c->be->weight_refresh(c->dev, weight);
+        run_ops(c, weight, kind == 0);
+        CHECK_OK(c->be->sync(c->dev, &err), &err);
+        CHECK_INT(forward_wrong(c, compute, levels), 0);
+        CHECK_INT(kind == 0 ? backward_wrong(c) : 0, 0);
+        CHECK_INT(smhf_mem_count() - allocations, 0);
+        c->be->weight_free(c->dev, weight);
+    }
+}
+
+static void test_every_level(void) {
+    static const char *const tiers[] = {"scalar",      "avx2",        "avx2-vnni", "avx512",
+                                        "avx512-vnni", "avx512-bf16", "amx"};
+    ops_case c = {.be = smhf_cpu_backend()};
+    int32_t ids[OP_ROWS] = {0}, cu[] = {0, 1, 30, OP_ROWS};
+    c.x = random_floats(OP_ROWS * OP_IN);
+    c.w = random_floats(OP_OUT * OP_IN);
+    c.bias = random_floats(OP_OUT);
+    c.y = random_floats(OP_ROWS * OP_OUT);
+    c.pre = random_floats(OP_ROWS * OP_OUT);
+    c.dx = random_floats(OP_ROWS * OP_IN);
+    c.dw = random_floats(OP_OUT * OP_IN);
+    c.dbias = random_floats(OP_OUT);
+    for (size_t t = 0; t < sizeof tiers / sizeof *tiers; t++) {
+        smhf_error err = SMHF_ERROR_INIT;
+        smhf_limits limits = {.tokens = 64, .rows = 4, .length = 64, .hidden = OP_IN, .heads = 2};
+        limits.ffn = OP_IN;
+        limits.training = 1;
+        setenv("SMHF_CPU_TIER", tiers[t], 1);
+        CHECK_OK(c.be->open(0, &c.dev, &err), &err);
+        unsetenv("SMHF_CPU_TIER");
+        CHECK_OK(c.be->reserve(c.dev, &limits, &err), &err);
+        CHECK_OK(smhf_pack_new(c.dev, 64, 4, &c.pack, &err), &err);
+        smhf_pack_input input = {.ids = ids, .cu_seqlens = cu, .rows = 3};
+        CHECK_OK(smhf_pack_fill(c.pack, &input, &err), &err);
+        check_level(&c);
+        smhf_pack_free(c.pack);
+        c.be->close(c.dev);
+    }
+    float *all[] = {c.x, c.w, c.bias, c.y, c.pre, c.dx, c.dw, c.dbias};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        smhf_free(all[i]);
+    }
+}
+
+static void test_i8_weights_are_for_forward_products(void) {
+    smhf_error err = SMHF_ERROR_INIT;
+    cpu_device *cpu = open_cpu();
+    float w[6] = {1, 2, 3, 4, 5, 6}, dy[2] = {1, 1}, dx[3] = {7, 7, 7};
+    int32_t ids[1] = {0}, cu[] = {0, 1};
+    smhf_weight_options options = {SMHF_DTYPE_I8, SMHF_WEIGHT_FORWARD | SMHF_WEIGHT_BACKWARD};
+    smhf_weight *weight = NULL;
+    smhf_pack *pack = NULL;
+    const smhf_backend *be = smhf_cpu_backend();
+    CHECK_OK(be->weight_prepare(&cpu->base, &weight, TENSOR(w, 2, 3), &options, &err), &err);
+    CHECK_OK(smhf_pack_new(&cpu->base, 4, 4, &pack, &err), &err);
+    smhf_pack_input input = {.ids = ids, .cu_seqlens = cu, .rows = 1};
+    CHECK_OK(smhf_pack_fill(pack, &input, &err), &err);
+    be->linear_bwd_input(&cpu->base, TENSOR(dx, 1, 3), TENSOR(dy, 1, 2), weight, 0, pack,
+                         SMHF_AXIS_TOKENS);
+    CHECK_INT(be->sync(&cpu->base, &err), SMHF_E_UNSUPPORTED);
+    CHECK(strstr(err.message, "2 x 3") != NULL && strstr(err.message, "forward") != NULL);
+    CHECK(dx[0] == 7.0f);
+    be->weight_free(&cpu->base, weight);
+    smhf_pack_free(pack);
+    close_cpu(cpu);
+}
+
 int main(void) {
     RUN(test_i8_tiles_are_exact);
     RUN(test_i8_rows_are_quantized_alike);
@@ -524,6 +721,8 @@ int main(void) {
     RUN(test_bf16_weight_gradient);
     RUN(test_rows_are_independent);
     RUN(test_levels_of_a_kind_agree);
+    RUN(test_every_level);
+    RUN(test_i8_weights_are_for_forward_products);
     smhf_pool_shutdown();
     return smhf_test_finish();
 }
