@@ -1,5 +1,9 @@
 /* pool.c: chunks are claimed with one atomic counter per job; jobs form a list that workers walk.
  *
+ * A network is hundreds of short jobs one after the other, and waking a sleeping thread costs as
+ * much as a short one takes. So a worker without work looks for the next job for some tens of
+ * microseconds before it sleeps, and the caller as long for its last worker.
+ *
  * A job lives on its caller's stack. The caller works through its own job first, then waits until
  * the workers that still hold a chunk of it have let go; no worker touches a job after that. */
 #include "common/pool.h"
@@ -23,7 +27,7 @@ typedef struct job {
     size_t chunk;
     size_t chunks;
     _Atomic size_t next; /* next chunk to claim */
-    int holders;         /* workers inside this job; guarded by the pool's lock */
+    _Atomic int holders; /* workers inside this job; changed under the pool's lock */
     struct job *following;
 } job;
 
@@ -32,16 +36,20 @@ static struct {
     pthread_cond_t work; /* a job was added, or the pool stops */
     pthread_cond_t done; /* a worker left a job */
     job *jobs;
+    _Atomic unsigned added; /* jobs so far; changed under the lock */
     pthread_t threads[MAX_THREADS];
     int running; /* workers started */
     int target;  /* threads wanted, the caller's included; 0: not decided */
     int stopping;
     int fork_guarded;
+    int spin; /* every thread has a CPU to itself, as far as this process can see */
 } pool = {PTHREAD_MUTEX_INITIALIZER,
           PTHREAD_COND_INITIALIZER,
           PTHREAD_COND_INITIALIZER,
           NULL,
+          0,
           {0},
+          0,
           0,
           0,
           0,
@@ -73,14 +81,42 @@ static job *claim_job_locked(void) {
     return NULL;
 }
 
+/* About 30 us of looking; a spinning thread leaves the core's resources to its sibling. */
+#define SPINS 800
+
+static void spin_once(void) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Waits a little for a job after the `seen`-th. */
+static void spin_for_job(unsigned seen) {
+    for (int i = 0; i < SPINS; i++) {
+        if (atomic_load_explicit(&pool.added, memory_order_relaxed) != seen) {
+            return;
+        }
+        spin_once();
+    }
+}
+
 static void *worker_main(void *argument) {
     int index = (int)(size_t)argument;
+    unsigned looked = 0; /* jobs there were when it last looked without result */
     pthread_mutex_lock(&pool.lock);
     while (!pool.stopping) {
         /* worker i serves while target > i + 1: a lowered target puts surplus workers to sleep */
         job *work = (index + 1 < pool.target) ? claim_job_locked() : NULL;
         if (work == NULL) {
-            pthread_cond_wait(&pool.work, &pool.lock);
+            unsigned added = atomic_load_explicit(&pool.added, memory_order_relaxed);
+            if (added != looked && pool.spin && index + 1 < pool.target) {
+                looked = added;
+                pthread_mutex_unlock(&pool.lock);
+                spin_for_job(added);
+                pthread_mutex_lock(&pool.lock);
+            } else {
+                pthread_cond_wait(&pool.work, &pool.lock);
+            }
             continue;
         }
         work->holders++;
@@ -118,15 +154,17 @@ static int cgroup_quota(void) {
     return (quota > 0 && period > 0) ? (int)((quota + period - 1) / period) : 0;
 }
 
-static int default_threads(void) {
-    const char *wanted = getenv("SMHF_NUM_THREADS");
-    if (wanted != NULL && atoi(wanted) > 0) {
-        return atoi(wanted);
-    }
+/* CPUs that affinity and quota leave to this process. */
+static int available_cpus(void) {
     cpu_set_t set;
     int count = (sched_getaffinity(0, sizeof set, &set) == 0) ? CPU_COUNT(&set) : 1;
     int quota = cgroup_quota();
     return (quota > 0 && quota < count) ? quota : count;
+}
+
+static int default_threads(void) {
+    const char *wanted = getenv("SMHF_NUM_THREADS");
+    return (wanted != NULL && atoi(wanted) > 0) ? atoi(wanted) : available_cpus();
 }
 
 static int clamp(int threads) {
@@ -145,6 +183,9 @@ static void start_workers_locked(void) {
     if (!pool.fork_guarded) {
         pool.fork_guarded = 1;
         pthread_atfork(NULL, NULL, reset_in_child);
+    }
+    if (pool.running < pool.target - 1) {
+        pool.spin = pool.target <= available_cpus();
     }
     while (pool.running < pool.target - 1) {
         void *index = (void *)(size_t)pool.running;
@@ -176,6 +217,8 @@ void smhf_parallel_for(size_t count, size_t chunk, smhf_parallel_body body, void
     start_workers_locked();
     work.following = pool.jobs;
     pool.jobs = &work;
+    int spin = pool.spin;
+    atomic_fetch_add_explicit(&pool.added, 1, memory_order_relaxed);
     pthread_cond_broadcast(&pool.work);
     pthread_mutex_unlock(&pool.lock);
 
@@ -188,6 +231,14 @@ void smhf_parallel_for(size_t count, size_t chunk, smhf_parallel_body body, void
             break;
         }
     }
+    pthread_mutex_unlock(&pool.lock);
+    for (int i = 0; i < SPINS && spin; i++) {
+        if (atomic_load_explicit(&work.holders, memory_order_acquire) == 0) {
+            return; /* it is off the list: nobody can come in any more */
+        }
+        spin_once();
+    }
+    pthread_mutex_lock(&pool.lock);
     while (work.holders > 0) {
         pthread_cond_wait(&pool.done, &pool.lock);
     }
