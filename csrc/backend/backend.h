@@ -285,6 +285,9 @@ typedef struct smhf_embedding {
 
 #define SMHF_WEIGHT_FORWARD 1u  /* will be used in y = x W^T */
 #define SMHF_WEIGHT_BACKWARD 2u /* will be used in dx = dy W */
+/* Host-memory backends: take what is needed from the source now; it may go away when prepare
+ * returns, and refresh is not legal. Forward only. */
+#define SMHF_WEIGHT_COPY 4u
 
 typedef struct smhf_weight_options {
     smhf_dtype compute; /* F32, BF16 or I8 (one scale per output row) */
@@ -372,7 +375,8 @@ struct smhf_backend {
     /* Prepares source [N, K] F32, row layout, any ld, for multiplication. The backend may keep
      * reading `source` (the CPU's F32 weights are the source): it must outlive the weight and
      * stay unchanged while ops use it, except through weight_refresh. Several weights may share
-     * rows of one source. Caller frees with weight_free. */
+     * rows of one source. With SMHF_WEIGHT_COPY none of this holds: the source is read now. Caller
+     * frees with weight_free. */
     smhf_status (*weight_prepare)(smhf_device *dev, smhf_weight **out, smhf_tensor source,
                                   const smhf_weight_options *options, smhf_error *err);
     /* Op. The source has new values (optimizer step, load). */

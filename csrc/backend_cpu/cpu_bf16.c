@@ -105,6 +105,13 @@ static void pack_weight(void *panels, const smhf_weight *weight, uint32_t use,
     }
 }
 
+const void *cpu_bf16_panels(cpu_device *cpu, const smhf_weight *weight, uint32_t use) {
+    const int32_t rows = weight->source.rows, cols = weight->source.cols;
+    size_t bytes = use == SMHF_WEIGHT_FORWARD ? cpu_bf16_panels_bytes(rows, cols)
+                                              : cpu_bf16_panels_bytes(cols, rows);
+    return cpu_weight_panels(cpu, weight, use, bytes, pack_weight);
+}
+
 void cpu_bf16_linear(const cpu_product *product) {
     cpu_device *cpu = product->cpu;
     cpu_lowp_product run = {.cpu = cpu, .a = product->a, .lda = product->lda, .m = product->m};
@@ -112,8 +119,7 @@ void cpu_bf16_linear(const cpu_product *product) {
     run.k = product->k;
     run.epilogue = &product->epilogue;
     run.bf16 = cpu_bf16_kernels_of(&cpu->features);
-    run.panels = cpu_weight_panels(cpu, product->weight, product->use,
-                                   cpu_bf16_panels_bytes(run.n, run.k), pack_weight);
+    run.panels = cpu_bf16_panels(cpu, product->weight, product->use);
     if (run.panels != NULL) {
         cpu_lowp_run(&run);
     }

@@ -38,7 +38,8 @@ typedef struct cpu_panels {
 
 /* Devices that share a weight run the same tier: panels are in its order. */
 struct smhf_weight {
-    smhf_tensor source; /* F32, [N, K], rows ld apart */
+    smhf_tensor source; /* F32, [N, K], rows ld apart; data NULL once only panels are kept */
+    float *copy;        /* owned: source's memory, where no panels can be kept instead */
     smhf_dtype compute; /* F32, BF16, I8 */
     uint32_t uses;      /* SMHF_WEIGHT_FORWARD, _BACKWARD */
     pthread_mutex_t lock;
@@ -64,6 +65,8 @@ typedef struct cpu_product {
 /* By the kernels of cpu_kernels_matrix.h; by BLAS or plain C. */
 void cpu_f32_linear(const cpu_product *product);
 void cpu_blas_linear(const cpu_product *product);
+/* A weight's forward panels, packed now if they are not there; NULL on failure, which is kept. */
+const void *cpu_f32_panels(cpu_device *cpu, const smhf_weight *weight);
 /* dw [N, K] += dy^T x over `rows` rows. */
 void cpu_f32_weight_gradient(cpu_device *cpu, smhf_tensor dw, smhf_tensor dy, smhf_tensor x,
                              int32_t rows);

@@ -201,6 +201,12 @@ static void pack_forward(void *panels, const smhf_weight *weight, uint32_t use,
                       &task);
 }
 
+const void *cpu_f32_panels(cpu_device *cpu, const smhf_weight *weight) {
+    const smhf_tensor w = weight->source;
+    size_t bytes = (size_t)round_up(w.rows, cpu->kernels->panel) * (size_t)w.cols * sizeof(float);
+    return cpu_weight_panels(cpu, weight, SMHF_WEIGHT_FORWARD, bytes, pack_forward);
+}
+
 /* Kept panels where they pay, else *panels = NULL. 0 on failure, which is kept. */
 static int find_panels(const cpu_product *p, const float **panels) {
     *panels = NULL;
@@ -214,9 +220,7 @@ static int find_panels(const cpu_product *p, const float **panels) {
             return 1;
         }
     }
-    int32_t width = p->cpu->kernels->panel;
-    size_t bytes = (size_t)round_up(p->n, width) * (size_t)p->k * sizeof(float);
-    *panels = cpu_weight_panels(p->cpu, p->weight, SMHF_WEIGHT_FORWARD, bytes, pack_forward);
+    *panels = cpu_f32_panels(p->cpu, p->weight);
     return *panels != NULL;
 }
 

@@ -133,6 +133,11 @@ static void pack_weight(void *panels, const smhf_weight *weight, uint32_t use,
                 weight->source.cols);
 }
 
+const void *cpu_i8_panels(cpu_device *cpu, const smhf_weight *weight) {
+    const size_t bytes = cpu_i8_panels_bytes(weight->source.rows, weight->source.cols);
+    return cpu_weight_panels(cpu, weight, SMHF_WEIGHT_FORWARD, bytes, pack_weight);
+}
+
 void cpu_i8_linear(const cpu_product *product) {
     cpu_device *cpu = product->cpu;
     if (product->use != SMHF_WEIGHT_FORWARD || product->k > I8_LONGEST) {
@@ -148,8 +153,7 @@ void cpu_i8_linear(const cpu_product *product) {
     run.k = product->k;
     run.epilogue = &product->epilogue;
     run.i8 = cpu_i8_kernels_of(&cpu->features);
-    run.panels = cpu_weight_panels(cpu, product->weight, product->use,
-                                   cpu_i8_panels_bytes(run.n, run.k), pack_weight);
+    run.panels = cpu_i8_panels(cpu, product->weight);
     if (run.panels != NULL) {
         cpu_lowp_run(&run);
     }

@@ -31,6 +31,9 @@ uint32_t cpu_lowp_caps(const cpu_features *features);
 /* epilogue = sums of op(x) W^T or dy W, see cpu_product. Only called when the cap is there. */
 void cpu_bf16_linear(const cpu_product *product);
 void cpu_i8_linear(const cpu_product *product);
+/* A weight's panels, packed now if they are not there; NULL on failure, which is kept. */
+const void *cpu_bf16_panels(cpu_device *cpu, const smhf_weight *weight, uint32_t use);
+const void *cpu_i8_panels(cpu_device *cpu, const smhf_weight *weight);
 
 /* dw [N, K] += dy^T x over `rows` rows, operands rounded to bf16. The bias gradient is not its
  * business. */

@@ -2,6 +2,7 @@
 #include "backend_cpu/cpu_lowp.h"
 #include "common/mem.h"
 
+#include <string.h>
 #include <sys/mman.h>
 
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -23,6 +24,32 @@ static int can_compute(const cpu_device *cpu, smhf_dtype compute) {
     default:
         return 0;
     }
+}
+
+/* The source may go away: panels are made now, or a copy where products read the source itself. */
+static smhf_status take_copy(cpu_device *cpu, smhf_weight *weight, smhf_error *err) {
+    const smhf_tensor source = weight->source;
+    const void *panels = NULL;
+    if (weight->compute == SMHF_DTYPE_BF16) {
+        panels = cpu_bf16_panels(cpu, weight, SMHF_WEIGHT_FORWARD);
+    } else if (weight->compute == SMHF_DTYPE_I8) {
+        panels = cpu_i8_panels(cpu, weight);
+    } else if (cpu->own_kernels) {
+        panels = cpu_f32_panels(cpu, weight);
+    } else {
+        const size_t row = (size_t)source.cols * sizeof(float);
+        weight->copy = smhf_malloc_aligned(row * (size_t)source.rows + 1, SMHF_CACHE_LINE);
+        if (weight->copy == NULL) {
+            return smhf_fail_nomem(err, "weight", row * (size_t)source.rows);
+        }
+        for (int32_t r = 0; r < source.rows; r++) {
+            memcpy(weight->copy + (size_t)r * (size_t)source.cols, cpu_row(source, r), row);
+        }
+        weight->source = smhf_tensor_of(weight->copy, source.rows, source.cols, SMHF_DTYPE_F32);
+        return SMHF_OK;
+    }
+    weight->source.data = NULL;
+    return panels != NULL ? SMHF_OK : cpu->base.backend->sync(&cpu->base, err);
 }
 
 smhf_status cpu_weight_prepare(smhf_device *dev, smhf_weight **out, smhf_tensor source,
@@ -47,12 +74,20 @@ smhf_status cpu_weight_prepare(smhf_device *dev, smhf_weight **out, smhf_tensor 
     weight->compute = options->compute;
     weight->uses = options->uses;
     pthread_mutex_init(&weight->lock, NULL);
+    if ((options->uses & SMHF_WEIGHT_COPY) != 0) {
+        smhf_status status = take_copy((cpu_device *)dev, weight, err);
+        if (status != SMHF_OK) {
+            cpu_weight_free(dev, weight);
+            return status;
+        }
+    }
     *out = weight;
     return SMHF_OK;
 }
 
 void cpu_weight_refresh(smhf_device *dev, smhf_weight *weight) {
     (void)dev;
+    SMHF_ASSERT(weight->source.data != NULL && weight->copy == NULL);
     atomic_store(&weight->forward.fresh, 0);
     atomic_store(&weight->backward.fresh, 0);
     atomic_store(&weight->products, 0);
@@ -65,6 +100,7 @@ void cpu_weight_free(smhf_device *dev, smhf_weight *weight) {
     }
     smhf_free(weight->forward.data);
     smhf_free(weight->backward.data);
+    smhf_free(weight->copy);
     pthread_mutex_destroy(&weight->lock);
     smhf_free(weight);
 }

@@ -57,6 +57,15 @@ smhf_status smhf_file_map(const char *path, smhf_bytes_view *out, smhf_error *er
     return status;
 }
 
+void smhf_file_map_forget(smhf_bytes_view part) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t begin = ((uintptr_t)part.data + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)part.data + part.size) / page * page;
+    if (part.data != NULL && begin < end) {
+        (void)madvise((void *)begin, end - begin, MADV_DONTNEED); /* a hint: it may be refused */
+    }
+}
+
 void smhf_file_unmap(smhf_bytes_view *view) {
     if (view->data != NULL) {
         munmap((void *)(uintptr_t)view->data, view->size);

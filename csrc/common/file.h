@@ -14,6 +14,9 @@ extern "C" {
 /* Maps a regular file read-only (an empty file gives {NULL, 0}). Borrowed until unmap. A file
  * that shrinks under the map raises SIGBUS: callers map only files that are replaced atomically. */
 smhf_status smhf_file_map(const char *path, smhf_bytes_view *out, smhf_error *err) SMHF_MUST_USE;
+/* The whole pages inside this part of a map will not be read soon: they stop counting as this
+ * process's memory, and are read again from the file if they are needed after all. */
+void smhf_file_map_forget(smhf_bytes_view part);
 /* {NULL, 0} is fine; sets it to {NULL, 0}. */
 void smhf_file_unmap(smhf_bytes_view *view);
 /* Appends the whole file to `out`, whose limit bounds it. */

@@ -155,6 +155,10 @@ static smhf_status prepare_model(smhf_model *model, smhf_bytes_view config_json,
     }
     SMHF_TRY(smhf_device_open(model->device, &model->dev, err));
     SMHF_TRY(choose_precision(model->dev, model->precision, &model->options, err));
+    return SMHF_OK;
+}
+
+static smhf_status alloc_parameters(smhf_model *model, smhf_error *err) {
     void *block = NULL;
     const size_t bytes = model->table.size * sizeof(float);
     SMHF_TRY(model->dev->backend->alloc(model->dev, &block, bytes, err));
@@ -163,10 +167,14 @@ static smhf_status prepare_model(smhf_model *model, smhf_bytes_view config_json,
     return SMHF_OK;
 }
 
+static smhf_values values_of(const smhf_model *model) {
+    return (smhf_values){model->parameters, model->mapped.file != NULL ? &model->mapped : NULL};
+}
+
 static smhf_status finish_model(smhf_model *model, smhf_error *err) {
     model->options.uses = SMHF_WEIGHT_FORWARD;
     SMHF_TRY(smhf_network_init(&model->net, model->dev, &model->table, &model->config,
-                               model->parameters, &model->options, err));
+                               values_of(model), &model->options, err));
     return model->dev->backend->sync(model->dev, err);
 }
 
@@ -175,7 +183,7 @@ static smhf_status rebuild(smhf_model *model, const smhf_network_options *option
                            smhf_error *err) {
     smhf_network fresh;
     smhf_status status = smhf_network_init(&fresh, model->dev, &model->table, &model->config,
-                                           model->parameters, options, err);
+                                           values_of(model), options, err);
     if (status == SMHF_OK) {
         status = model->dev->backend->sync(model->dev, err);
     }
@@ -189,6 +197,34 @@ static smhf_status rebuild(smhf_model *model, const smhf_network_options *option
     return status;
 }
 
+static smhf_status set_values(smhf_model *model, const smhf_safetensor **sources, uint64_t seed,
+                              smhf_error *err);
+
+/* From the mapped file into an arena of the model's own: now its values may change. The caller
+ * writes. On failure the model stays as it was. */
+static smhf_status move_to_arena(smhf_model *model, smhf_error *err) {
+    if (model->mapped.file == NULL) {
+        return SMHF_OK;
+    }
+    smhf_mapped mapped = model->mapped;
+    smhf_status status = alloc_parameters(model, err);
+    if (status == SMHF_OK) {
+        status = set_values(model, mapped.sources, mapped.seed, err);
+    }
+    if (status == SMHF_OK) {
+        model->mapped = (smhf_mapped){0};
+        status = rebuild(model, &model->options, err);
+    }
+    if (status != SMHF_OK) {
+        model->mapped = mapped;
+        model->dev->backend->free(model->dev, model->parameters);
+        model->parameters = NULL;
+        return status;
+    }
+    smhf_mapped_deinit(&mapped);
+    return SMHF_OK;
+}
+
 smhf_status smhf_model_prepare(smhf_model *model, uint32_t uses, smhf_error *err) {
     smhf_status status = SMHF_OK;
     smhf_model_write_begin(model);
@@ -198,7 +234,10 @@ smhf_status smhf_model_prepare(smhf_model *model, uint32_t uses, smhf_error *err
         status = smhf_fail(err, SMHF_E_UNSUPPORTED,
                            "precision \"int8\" is for inference; train in \"fp32\" or \"bf16\"");
     } else if (options.uses != model->options.uses) {
-        status = rebuild(model, &options, err);
+        status = move_to_arena(model, err);
+        if (status == SMHF_OK) {
+            status = rebuild(model, &options, err);
+        }
     }
     smhf_model_write_end(model);
     return status;
@@ -272,6 +311,7 @@ void smhf_model_free(smhf_model *model) {
     if (model->dev != NULL) {
         model->dev->backend->free(model->dev, model->parameters);
     }
+    smhf_mapped_deinit(&model->mapped);
     smhf_device_close(model->dev);
     smhf_load_report_deinit(&model->report);
     smhf_parameters_deinit(&model->table);
@@ -330,28 +370,37 @@ static smhf_status set_values(smhf_model *model, const smhf_safetensor **sources
     return status;
 }
 
+/* A device that reads host memory uses the file where it lies; others get a copy. */
 static smhf_status load_values(smhf_model *model, const char *path, uint64_t seed,
                                smhf_error *err) {
+    smhf_device_info info;
     smhf_safetensors *file = NULL;
     const smhf_safetensor **sources = NULL;
     smhf_status status = smhf_safetensors_open(path, &file, err);
     if (status != SMHF_OK) {
-        goto done;
+        return status;
     }
     sources = smhf_calloc((size_t)model->table.count, sizeof(const smhf_safetensor *));
     if (sources == NULL) {
         status = smhf_fail_nomem(err, path, (size_t)model->table.count * sizeof *sources);
-        goto done;
+    } else {
+        status = smhf_parameters_match(&model->table, file, sources, &model->report, err);
     }
-    status = smhf_parameters_match(&model->table, file, sources, &model->report, err);
-    if (status == SMHF_OK) {
-        status = set_values(model, sources, seed, err);
+    model->dev->backend->describe(model->dev, &info);
+    if (status == SMHF_OK && (info.caps & SMHF_CAP_HOST_MEMORY) != 0) {
+        status = smhf_mapped_init(&model->mapped, &model->table, &model->config, file, sources,
+                                  seed, err);
+        file = NULL;
+        sources = NULL;
+    } else if (status == SMHF_OK) {
+        status = alloc_parameters(model, err);
+        if (status == SMHF_OK) {
+            status = set_values(model, sources, seed, err);
+        }
     }
     if (status != SMHF_OK) {
         smhf_error_prefix(err, "%s", path);
     }
-
-done:
     smhf_free(sources);
     smhf_safetensors_close(file);
     return status;
@@ -403,6 +452,7 @@ smhf_status smhf_model_open(const char *folder, const smhf_model_options *option
 static smhf_status new_into(smhf_model *model, smhf_bytes_view config_json,
                             const smhf_model_options *options, smhf_error *err) {
     SMHF_TRY(prepare_model(model, config_json, options, err));
+    SMHF_TRY(alloc_parameters(model, err));
     SMHF_TRY(set_values(model, NULL, options->seed, err));
     return finish_model(model, err);
 }
@@ -426,19 +476,39 @@ smhf_status smhf_model_new(smhf_bytes_view config_json, const smhf_model_options
 /* --- saving --------------------------------------------------------------------------------------
  */
 
+static smhf_status write_parameter(smhf_model *model, int index, smhf_safetensors_writer *writer,
+                                   float *piece, smhf_error *err) {
+    const smhf_parameter *p = &model->table.items[index];
+    for (size_t at = 0; at < p->count; at += PIECE) {
+        const size_t count = (p->count - at < PIECE) ? p->count - at : PIECE;
+        model->dev->backend->download(model->dev, piece, model->parameters + p->offset + at,
+                                      count * sizeof *piece);
+        SMHF_TRY(model->dev->backend->sync(model->dev, err));
+        SMHF_TRY(smhf_safetensors_writer_append(writer, piece, count, err));
+    }
+    return SMHF_OK;
+}
+
+/* `piece` holds PIECE floats, or a whole parameter when the model is mapped. */
 static smhf_status write_values(smhf_model *model, smhf_safetensors_writer *writer, float *piece,
                                 smhf_error *err) {
     for (int i = 0; i < model->table.count; i++) {
-        const smhf_parameter *p = &model->table.items[i];
-        for (size_t at = 0; at < p->count; at += PIECE) {
-            const size_t count = (p->count - at < PIECE) ? p->count - at : PIECE;
-            model->dev->backend->download(model->dev, piece, model->parameters + p->offset + at,
-                                          count * sizeof *piece);
-            SMHF_TRY(model->dev->backend->sync(model->dev, err));
-            SMHF_TRY(smhf_safetensors_writer_append(writer, piece, count, err));
+        if (model->mapped.file == NULL) {
+            SMHF_TRY(write_parameter(model, i, writer, piece, err));
+            continue;
         }
+        SMHF_TRY(smhf_mapped_read(&model->mapped, i, piece, err));
+        SMHF_TRY(smhf_safetensors_writer_append(writer, piece, model->table.items[i].count, err));
     }
     return SMHF_OK;
+}
+
+static size_t piece_floats(const smhf_model *model) {
+    size_t most = PIECE;
+    for (int i = 0; model->mapped.file != NULL && i < model->table.count; i++) {
+        most = model->table.items[i].count > most ? model->table.items[i].count : most;
+    }
+    return most;
 }
 
 smhf_status smhf_model_save(smhf_model *model, const char *folder, smhf_error *err) {
@@ -452,7 +522,7 @@ smhf_status smhf_model_save(smhf_model *model, const char *folder, smhf_error *e
         return status;
     }
     smhf_model_write_begin(model); /* model->dev is the writer's */
-    piece = smhf_malloc(PIECE * sizeof *piece);
+    piece = smhf_malloc(piece_floats(model) * sizeof *piece);
     entries = smhf_calloc(count, sizeof *entries);
     if (piece == NULL || entries == NULL) {
         status = smhf_fail_nomem(err, path, PIECE * sizeof *piece);
@@ -575,10 +645,15 @@ smhf_status smhf_model_parameter_read(smhf_model *model, size_t index, float *ou
                                       smhf_error *err) {
     SMHF_ASSERT(index < (size_t)model->table.count);
     const smhf_parameter *p = &model->table.items[index];
+    smhf_status status;
     smhf_model_write_begin(model);
-    model->dev->backend->download(model->dev, out, model->parameters + p->offset,
-                                  p->count * sizeof *out);
-    const smhf_status status = model->dev->backend->sync(model->dev, err);
+    if (model->mapped.file != NULL) {
+        status = smhf_mapped_read(&model->mapped, (int)index, out, err);
+    } else {
+        model->dev->backend->download(model->dev, out, model->parameters + p->offset,
+                                      p->count * sizeof *out);
+        status = model->dev->backend->sync(model->dev, err);
+    }
     smhf_model_write_end(model);
     return status;
 }
@@ -587,11 +662,15 @@ smhf_status smhf_model_parameter_write(smhf_model *model, size_t index, const fl
                                        smhf_error *err) {
     SMHF_ASSERT(index < (size_t)model->table.count);
     smhf_model_write_begin(model);
-    const smhf_status uploaded = upload_parameter(model, (int)index, values, err);
-    smhf_network_refresh(&model->net, model->dev);
-    const smhf_status refreshed = model->dev->backend->sync(model->dev, err);
+    smhf_status status = move_to_arena(model, err);
+    if (status == SMHF_OK) {
+        status = upload_parameter(model, (int)index, values, err);
+        smhf_network_refresh(&model->net, model->dev);
+        const smhf_status refreshed = model->dev->backend->sync(model->dev, err);
+        status = status != SMHF_OK ? status : refreshed;
+    }
     smhf_model_write_end(model);
-    return uploaded != SMHF_OK ? uploaded : refreshed;
+    return status;
 }
 
 const char *smhf_model_report(const smhf_model *model, int missing, size_t index) {

@@ -23,8 +23,9 @@ struct smhf_model {
     size_t batch_tokens;
     int max_workspaces;
 
-    smhf_device *dev;  /* owned; used only by the writer */
-    float *parameters; /* owned, device: table.size floats */
+    smhf_device *dev;   /* owned; used only by the writer */
+    float *parameters;  /* owned, device: table.size floats; NULL while mapped */
+    smhf_mapped mapped; /* file NULL: the values are in parameters */
     smhf_network net;
     smhf_network_options options; /* that net was prepared with */
 

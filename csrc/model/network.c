@@ -1,6 +1,8 @@
 /* network.c: views into the arenas of parameters and gradients. */
 #include "model/network.h"
 
+#include "common/mem.h"
+
 #include <math.h>
 
 /* --- views ---------------------------------------------------------------------------------------
@@ -9,11 +11,15 @@
 typedef struct viewer {
     const smhf_parameters *table;
     float *arena;
+    const smhf_mapped *mapped; /* instead of the arena */
 } viewer;
 
+/* A slot's values; of a mapped matrix only the sizes (data NULL). */
 static smhf_tensor view(const viewer *v, int layer, smhf_slot slot, int32_t rows, int32_t cols) {
-    return smhf_tensor_of(v->arena + smhf_parameters_slot(v->table, layer, slot), rows, cols,
-                          SMHF_DTYPE_F32);
+    float *at = v->mapped == NULL
+                    ? v->arena + smhf_parameters_slot(v->table, layer, slot)
+                    : v->mapped->places[smhf_parameters_slot_index(v->table, layer, slot)];
+    return smhf_tensor_of(at, rows, cols, SMHF_DTYPE_F32);
 }
 
 static smhf_embedding view_embedding(const viewer *v, const smhf_config *config) {
@@ -60,6 +66,8 @@ typedef struct preparer {
     smhf_network *net;
     smhf_device *dev;
     smhf_weight_options options;
+    viewer values;
+    float *scratch; /* of mapped matrices */
 } preparer;
 
 static smhf_status prepare(preparer *p, smhf_tensor source, const smhf_weight **out,
@@ -71,9 +79,49 @@ static smhf_status prepare(preparer *p, smhf_tensor source, const smhf_weight **
     return SMHF_OK;
 }
 
-static smhf_status prepare_layer(preparer *p, const viewer *v, int l, smhf_error *err) {
+/* The whole matrix of a slot, wherever its values come from. */
+static smhf_status matrix(preparer *p, int layer, smhf_slot slot, int32_t rows, int32_t cols,
+                          smhf_tensor *out, smhf_error *err) {
+    *out = view(&p->values, layer, slot, rows, cols);
+    return p->values.mapped == NULL
+               ? SMHF_OK
+               : smhf_mapped_matrix(p->values.mapped, layer, slot, p->scratch, out, err);
+}
+
+static void matrix_done(preparer *p, int layer, smhf_slot slot) {
+    if (p->values.mapped != NULL) {
+        smhf_mapped_done(p->values.mapped, layer, slot);
+    }
+}
+
+static smhf_status prepare_slot(preparer *p, int layer, smhf_slot slot, int32_t rows, int32_t cols,
+                                const smhf_weight **out, smhf_error *err) {
+    smhf_tensor source;
+    SMHF_TRY(matrix(p, layer, slot, rows, cols, &source, err));
+    SMHF_TRY(prepare(p, source, out, err));
+    matrix_done(p, layer, slot);
+    return SMHF_OK;
+}
+
+/* q, k and v as one product; in the last layer q alone, because only CLS rows ask. */
+static smhf_status prepare_qkv(preparer *p, int l, smhf_layer *layer, smhf_error *err) {
+    const int32_t H = p->net->config->hidden;
+    smhf_tensor qkv;
+    SMHF_TRY(matrix(p, l, SMHF_SLOT_QKV_WEIGHT, 3 * H, H, &qkv, err));
+    if (l == p->net->config->layers - 1) {
+        SMHF_TRY(prepare(p, smhf_tensor_rows(qkv, 0, H), &layer->q, err));
+        SMHF_TRY(prepare(p, smhf_tensor_rows(qkv, H, 2 * H), &layer->kv, err));
+    } else {
+        SMHF_TRY(prepare(p, qkv, &layer->kv, err));
+    }
+    matrix_done(p, l, SMHF_SLOT_QKV_WEIGHT);
+    return SMHF_OK;
+}
+
+static smhf_status prepare_layer(preparer *p, int l, smhf_error *err) {
     const smhf_config *config = p->net->config;
-    const smhf_layer_gradients t = view_layer(v, config, l);
+    const int32_t H = config->hidden, F = config->feedforward;
+    const smhf_layer_gradients t = view_layer(&p->values, config, l);
     smhf_layer *layer = &p->net->layers[l];
     *layer = (smhf_layer){
         .q_bias = t.q_bias,
@@ -90,23 +138,35 @@ static smhf_status prepare_layer(preparer *p, const viewer *v, int l, smhf_error
         .eps = config->layernorm_eps,
         .act = SMHF_ACT_GELU,
     };
-    if (t.q.data != NULL) {
-        SMHF_TRY(prepare(p, t.q, &layer->q, err));
+    SMHF_TRY(prepare_qkv(p, l, layer, err));
+    SMHF_TRY(prepare_slot(p, l, SMHF_SLOT_OUT_WEIGHT, H, H, &layer->out, err));
+    SMHF_TRY(prepare_slot(p, l, SMHF_SLOT_FFN1_WEIGHT, F, H, &layer->ffn1, err));
+    return prepare_slot(p, l, SMHF_SLOT_FFN2_WEIGHT, H, F, &layer->ffn2, err);
+}
+
+static smhf_status prepare_all(preparer *p, smhf_dtype head_compute, smhf_error *err) {
+    const smhf_config *config = p->net->config;
+    const int32_t H = config->hidden, C = config->num_labels;
+    const smhf_weight *head = NULL;
+    for (int l = 0; l < config->layers; l++) {
+        SMHF_TRY(prepare_layer(p, l, err));
     }
-    SMHF_TRY(prepare(p, t.kv, &layer->kv, err));
-    SMHF_TRY(prepare(p, t.out, &layer->out, err));
-    SMHF_TRY(prepare(p, t.ffn1, &layer->ffn1, err));
-    return prepare(p, t.ffn2, &layer->ffn2, err);
+    /* A few rows: exact at no cost, where the activations allow it. */
+    p->options.compute = head_compute;
+    SMHF_TRY(prepare_slot(p, -1, SMHF_SLOT_POOL_WEIGHT, H, H, &head, err));
+    p->net->pool = p->net->owned[p->net->owned_count - 1];
+    SMHF_TRY(prepare_slot(p, -1, SMHF_SLOT_LABEL_WEIGHT, C, H, &head, err));
+    p->net->label = p->net->owned[p->net->owned_count - 1];
+    return SMHF_OK;
 }
 
 smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_parameters *table,
-                              const smhf_config *config, float *parameters,
+                              const smhf_config *config, smhf_values values,
                               const smhf_network_options *options, smhf_error *err) {
-    const viewer v = {table, parameters};
+    preparer p = {net, dev, {options->compute, options->uses}, {0}, NULL};
     const size_t L = (size_t)config->layers, most = 5 * L + 2;
     const int32_t H = config->hidden, C = config->num_labels;
-    preparer p = {net, dev, {options->compute, options->uses}};
-    const smhf_weight *head = NULL;
+    p.values = (viewer){table, values.arena, values.mapped};
     *net = (smhf_network){.config = config};
     net->compute = options->compute == SMHF_DTYPE_BF16 ? SMHF_DTYPE_BF16 : SMHF_DTYPE_F32;
     smhf_arena_init(&net->arena, 16 * 1024);
@@ -115,20 +175,21 @@ smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_pa
     if (net->layers == NULL || net->owned == NULL) {
         return smhf_fail_nomem(err, "network", L * sizeof *net->layers);
     }
-    net->tables = view_embedding(&v, config);
-    for (int l = 0; l < config->layers; l++) {
-        SMHF_TRY(prepare_layer(&p, &v, l, err));
-    }
-    /* A few rows: exact at no cost, where the activations allow it. */
-    p.options.compute = options->dtype;
-    SMHF_TRY(prepare(&p, view(&v, -1, SMHF_SLOT_POOL_WEIGHT, H, H), &head, err));
-    net->pool = net->owned[net->owned_count - 1];
-    SMHF_TRY(prepare(&p, view(&v, -1, SMHF_SLOT_LABEL_WEIGHT, C, H), &head, err));
-    net->label = net->owned[net->owned_count - 1];
-    net->pool_bias = view(&v, -1, SMHF_SLOT_POOL_BIAS, 1, H);
-    net->label_bias = view(&v, -1, SMHF_SLOT_LABEL_BIAS, 1, C);
+    net->tables = view_embedding(&p.values, config);
+    net->pool_bias = view(&p.values, -1, SMHF_SLOT_POOL_BIAS, 1, H);
+    net->label_bias = view(&p.values, -1, SMHF_SLOT_LABEL_BIAS, 1, C);
     net->pool_act = (config->architecture == SMHF_BERT) ? SMHF_ACT_TANH : SMHF_ACT_RELU;
-    return SMHF_OK;
+    if (values.mapped != NULL) {
+        const size_t floats = smhf_mapped_scratch(values.mapped);
+        p.options.uses |= SMHF_WEIGHT_COPY;
+        p.scratch = smhf_malloc_aligned(floats * sizeof *p.scratch, SMHF_CACHE_LINE);
+        if (p.scratch == NULL) {
+            return smhf_fail_nomem(err, "weights", floats * sizeof *p.scratch);
+        }
+    }
+    const smhf_status status = prepare_all(&p, options->dtype, err);
+    smhf_free(p.scratch);
+    return status;
 }
 
 void smhf_network_refresh(const smhf_network *net, smhf_device *dev) {
@@ -150,7 +211,7 @@ void smhf_network_deinit(smhf_network *net, smhf_device *dev) {
 
 smhf_status smhf_gradients_init(smhf_gradients *gradients, const smhf_parameters *table,
                                 const smhf_config *config, float *arena, smhf_error *err) {
-    const viewer v = {table, arena};
+    const viewer v = {table, arena, NULL};
     const size_t L = (size_t)config->layers;
     const int32_t H = config->hidden, C = config->num_labels;
     *gradients = (smhf_gradients){0};

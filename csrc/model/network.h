@@ -1,7 +1,7 @@
 /* network.h: the network over the op table: weights, gradients, forward, backward.
  *
- *     smhf_network net;                        // views into an arena of parameters on a device
- *     SMHF_TRY(smhf_network_init(&net, dev, &table, &config, parameters, &options, err));
+ *     smhf_network net;                        // views of the parameters, weights prepared
+ *     SMHF_TRY(smhf_network_init(&net, dev, &table, &config, values, &options, err));
  *     smhf_pass pass = {dev, &net, &plan, pack, {seed, step, 1}};
  *     smhf_forward(&pass);                     // ids of the pack -> plan->logits
  *     smhf_backward(&pass, &gradients);        // plan->grads.dlogits -> gradients +=
@@ -14,6 +14,7 @@
 #define SMHF_MODEL_NETWORK_H
 
 #include "backend/backend.h"
+#include "model/mapped.h"
 #include "model/plan.h"
 #include "model/tensors.h"
 
@@ -52,10 +53,15 @@ typedef struct smhf_network_options {
     smhf_dtype dtype;   /* of activations */
 } smhf_network_options;
 
-/* `parameters`: device arena of table->size floats, which outlives the network. Deinit also after
- * failure, with a device of the same hardware. */
+/* Where the parameters lie: a device arena of table->size floats, or a mapped file. */
+typedef struct smhf_values {
+    float *arena;
+    const smhf_mapped *mapped; /* NULL: in the arena */
+} smhf_values;
+
+/* `values` outlive the network. Deinit also after failure, with a device of the same hardware. */
 smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_parameters *table,
-                              const smhf_config *config, float *parameters,
+                              const smhf_config *config, smhf_values values,
                               const smhf_network_options *options, smhf_error *err) SMHF_MUST_USE;
 /* Op: the parameters have new values. */
 void smhf_network_refresh(const smhf_network *net, smhf_device *dev);

@@ -93,7 +93,7 @@ static const char *row_name(const smhf_parameters *table, const table_row *row) 
 /* --- layout ------------------------------------------------------------------------------------
  */
 
-static size_t slot_index(const smhf_parameters *table, int layer, smhf_slot slot) {
+size_t smhf_parameters_slot_index(const smhf_parameters *table, int layer, smhf_slot slot) {
     const int per_layer = (int)SMHF_SLOT_LAYER_END - (int)SMHF_SLOT_LAYER_FIRST;
     int index = (int)slot;
     if (is_layer(slot)) {
@@ -105,7 +105,7 @@ static size_t slot_index(const smhf_parameters *table, int layer, smhf_slot slot
 }
 
 size_t smhf_parameters_slot(const smhf_parameters *table, int layer, smhf_slot slot) {
-    return table->slots[slot_index(table, layer, slot)];
+    return table->slots[smhf_parameters_slot_index(table, layer, slot)];
 }
 
 static smhf_status add_parameter(smhf_parameters *table, const smhf_config *config,
@@ -125,7 +125,7 @@ static smhf_status add_parameter(smhf_parameters *table, const smhf_config *conf
         size = snprintf(name, sizeof name, "%s%s", head ? "" : table->prefix, stem);
     }
     const int32_t rows = size_of(config, row->rows), cols = size_of(config, row->cols);
-    const size_t at = slot_index(table, layer, row->slot);
+    const size_t at = smhf_parameters_slot_index(table, layer, row->slot);
     const int continues = table->count > 0 && table->items[table->count - 1].slot == row->slot &&
                           table->items[table->count - 1].layer == layer;
     if (!continues) { /* q, k, v of one slot stay back to back */
@@ -167,6 +167,7 @@ smhf_status smhf_parameters_init(smhf_parameters *table, const smhf_config *conf
         return smhf_fail_nomem(err, "table of parameters", most * sizeof *table->items);
     }
     table->slots = slots;
+    table->slot_count = most;
 
     int row = 0;
     for (; !is_layer(TABLE[row].slot); row++) {

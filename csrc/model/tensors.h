@@ -75,6 +75,7 @@ typedef struct smhf_parameters {
     size_t size; /* floats in one arena, padding included */
     int layers;
     const size_t *slots; /* offsets; private, use smhf_parameters_slot */
+    size_t slot_count;   /* slot indices are below this */
     smhf_architecture architecture;
     const char *prefix; /* "distilbert." or "bert.": what encoder names start with */
     smhf_arena arena;
@@ -85,6 +86,8 @@ smhf_status smhf_parameters_init(smhf_parameters *table, const smhf_config *conf
 void smhf_parameters_deinit(smhf_parameters *table);
 /* Offset in floats of a slot; `layer` is ignored outside the layers. */
 size_t smhf_parameters_slot(const smhf_parameters *table, int layer, smhf_slot slot);
+/* Number of a slot among all slots of the model. */
+size_t smhf_parameters_slot_index(const smhf_parameters *table, int layer, smhf_slot slot);
 /* Index of the parameter of that checkpoint name, or -1. */
 int smhf_parameters_find(const smhf_parameters *table, const char *name);
 

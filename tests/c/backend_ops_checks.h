@@ -386,6 +386,37 @@ static void check_pack(ops_context *ctx) {
     ctx_release(ctx);
 }
 
+/* ---- weights that outlive their source ------------------------------------------------------- */
+
+/* With SMHF_WEIGHT_COPY the source may be overwritten at once; the products are the same bits. */
+static void check_copied_weights(ops_context *ctx) {
+    const smhf_dtype computes[] = {SMHF_DTYPE_F32, SMHF_DTYPE_BF16, SMHF_DTYPE_I8};
+    const int lengths[] = {5, 28, 0};
+    const int32_t N = 70, K = 37;
+    smhf_tensor none = SMHF_TENSOR_NONE;
+    ctx_batch(ctx, lengths, 0);
+    for (int i = 0; i < 3; i++) {
+        smhf_error err = SMHF_ERROR_INIT;
+        smhf_weight *kept = NULL, *copied = NULL;
+        ops_array x = array_in(ctx, 33, K, 1), w = array_in(ctx, N, K, 1);
+        ops_array y1 = array_out(ctx, 33, N), y2 = array_out(ctx, 33, N);
+        smhf_weight_options options = {computes[i], SMHF_WEIGHT_FORWARD};
+        CHECK_OK(ctx->be->weight_prepare(ctx->dev, &kept, w.t, &options, &err), &err);
+        ctx->be->linear_fwd(ctx->dev, y1.t, x.t, kept, none, ctx->pack, SMHF_AXIS_TOKENS);
+        ctx_sync(ctx);
+        options.uses |= SMHF_WEIGHT_COPY;
+        CHECK_OK(ctx->be->weight_prepare(ctx->dev, &copied, w.t, &options, &err), &err);
+        ctx->be->fill(ctx->dev, w.t.data, 0xFF, (size_t)w.rows * (size_t)w.ld * sizeof(float));
+        ctx->be->linear_fwd(ctx->dev, y2.t, x.t, copied, none, ctx->pack, SMHF_AXIS_TOKENS);
+        array_fetch(ctx, &y1);
+        array_fetch(ctx, &y2);
+        CHECK(memcmp(y1.host, y2.host, (size_t)y1.rows * (size_t)y1.ld * sizeof(float)) == 0);
+        ctx->be->weight_free(ctx->dev, kept);
+        ctx->be->weight_free(ctx->dev, copied);
+        ctx_release(ctx);
+    }
+}
+
 /* ---- allocations ---------------------------------------------------------------------------- */
 
 /* After reserve, ops of any smaller batch allocate nothing. */

@@ -312,6 +312,19 @@ static void test_pack(void) {
     ctx_close(&ctx);
 }
 
+/* On every tier, and where products read the source itself. */
+static void test_copied_weights(void) {
+    static const char *const ways[][2] = {
+        {NULL, NULL}, {"avx2", "own"}, {"scalar", "own"}, {NULL, "plain"}, {NULL, "openblas"}};
+    for (int i = 0; i < 5; i++) {
+        ops_context ctx;
+        if (ctx_open(&ctx, "cpu", ways[i][0], ways[i][1])) {
+            check_copied_weights(&ctx);
+            ctx_close(&ctx);
+        }
+    }
+}
+
 static void test_steady_state(void) {
     ops_context ctx;
     CHECK(ctx_open(&ctx, "cpu", NULL, NULL));
@@ -370,6 +383,7 @@ int main(int argc, char **argv) {
     RUN(test_special_values);
     RUN(test_refusals);
     RUN(test_pack);
+    RUN(test_copied_weights);
     RUN(test_steady_state);
     RUN(test_two_devices);
     smhf_pool_shutdown();

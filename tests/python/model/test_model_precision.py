@@ -137,7 +137,7 @@ def test_auto_says_what_it_chose_and_why(folder, batch):
     assert without.precision == "fp32" and "no calibration texts" in without.precision_report["reason"]
 
     model = Model.from_pretrained(
-        folder, precision="auto", calibration={"input_ids": batch[0], "attention_mask": batch[1]}
+        folder, precision="auto", calibration=dict(zip(("input_ids", "attention_mask"), batch, strict=True))
     )
     report = model.precision_report
     assert report["rows"] == 64 and set(report["tried"]) == {"fp32", "bf16", "int8"}

@@ -1,0 +1,112 @@
+"""Weights used from the mapped file: little memory, and the same values whatever happens to the file."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from smhf_native.model import Model, Trainer, _model
+
+CONFIG = {
+    "model_type": "distilbert", "vocab_size": 20000, "dim": 256, "n_heads": 4, "n_layers": 2, "hidden_dim": 512,
+    "max_position_embeddings": 128, "num_labels": 3,
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    Model.from_config(CONFIG, seed=3).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def ids(rng):
+    return rng.integers(1, 20000, (4, 17))
+
+
+def test_opening_copies_the_matrices_alone(folder, ids):
+    """The word table (20 MB of the file's 25) stays in the file; matrices are kept once, as panels."""
+    matrices = sum(
+        value.size * 4
+        for name, value in Model.from_pretrained(folder).parameters().items()
+        if ".layer." in name
+    )
+    before = _model.memory()[2]
+    model = Model.from_pretrained(folder)
+    opened = _model.memory()[2] - before
+    assert matrices * 0.9 < opened < matrices * 1.25, (opened, matrices)
+    assert (folder / "model.safetensors").stat().st_size > 4 * opened
+    model.set_precision("int8")
+    assert _model.memory()[2] - before < 0.4 * opened
+    assert model(ids).shape == (4, 3)
+
+
+def test_the_file_may_be_replaced(folder, ids):
+    model = Model.from_pretrained(folder)
+    first, weights = model(ids), model.parameters()
+    Model.from_config(CONFIG, seed=4).save_pretrained(folder)
+    np.testing.assert_array_equal(model(ids), first)
+    for name, value in model.parameters().items():
+        np.testing.assert_array_equal(value, weights[name])
+    assert not np.array_equal(Model.from_pretrained(folder)(ids), first)
+
+
+def test_saved_over_its_own_file(folder, ids):
+    model = Model.from_pretrained(folder)
+    first = model(ids)
+    model.save_pretrained(folder)
+    np.testing.assert_array_equal(model(ids), first)
+    np.testing.assert_array_equal(Model.from_pretrained(folder)(ids), first)
+
+
+def test_written_and_trained_after_opening(folder, ids, rng):
+    """A first write moves the values into memory of the model's own; the file stays what it was."""
+    original = (folder / "model.safetensors").read_bytes()
+    copy = folder.parent / "copy"
+    shutil.copytree(folder, copy)
+    model, twin = Model.from_pretrained(folder), Model.from_pretrained(copy)
+    bias = np.array([1, 2, 3], np.float32)
+    before = model(ids)
+    model.set_parameter("classifier.bias", bias)
+    np.testing.assert_allclose(model(ids), before + bias, atol=1e-5)
+    twin.set_parameter("classifier.bias", bias)
+    labels = np.array([0, 1, 2, 0])
+    reports = [Trainer(m, total_steps=5, dropout=False).step(ids, labels=labels) for m in (model, twin)]
+    assert reports[0] == reports[1] and np.abs(model(ids) - before - bias).max() > 1e-6
+    assert (folder / "model.safetensors").read_bytes() == original
+
+
+def test_training_from_a_mapped_model_equals_training_from_memory(folder, ids):
+    labels = np.array([0, 1, 2, 0])
+    losses = []
+    for fresh in (Model.from_pretrained(folder), Model.from_config(CONFIG, seed=3)):
+        trainer = Trainer(fresh, total_steps=5, learning_rate=1e-3, dropout=False)
+        losses.append([trainer.step(ids, labels=labels)["loss"] for _ in range(5)])
+    assert losses[0] == losses[1]
+
+
+def test_memory_stays_flat_over_random_shapes(folder):
+    """Ten thousand shapes would not fit a test; what grows per shape shows in five hundred."""
+    program = textwrap.dedent(
+        f"""
+        import resource, numpy as np
+        from smhf_native.model import Model
+        model = Model.from_pretrained({str(folder)!r})
+        rng = np.random.default_rng(1)
+        peak = []
+        for step in range(600):
+            rows, width = int(rng.integers(1, 9)), int(rng.integers(1, 129))
+            model(rng.integers(1, 20000, (rows, width)))
+            peak.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        print(peak[99], peak[-1])
+        """
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    early, late = map(int, result.stdout.split())
+    # The word table's pages come in as words occur: 20 MB at the most, most of it in the first hundred.
+    assert late - early < 4096, (early, late)
