@@ -20,6 +20,7 @@ const cpu_i8_kernels cpu_i8_amx = {
 
 const cpu_bf16_kernels cpu_bf16_amx = {
     .name = "amx",
+    .native = 1,
     .rows = 32,
     .whole = 1,
     .pack = cpu_bf16_round_avx512,

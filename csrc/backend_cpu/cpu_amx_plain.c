@@ -19,6 +19,7 @@ const cpu_i8_kernels cpu_i8_amx_plain = {
 
 const cpu_bf16_kernels cpu_bf16_amx_plain = {
     .name = "amx in plain C",
+    .native = 1,
     .rows = 32,
     .whole = 1,
     .pack = cpu_bf16_round_plain,

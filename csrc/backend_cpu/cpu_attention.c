@@ -5,6 +5,7 @@
  * not with its square. Backward recomputes the tile's probabilities from lse. A (sequence, head)
  * owns its columns of dq, dk, dv, so tasks never meet. */
 #include "backend_cpu/cpu_attention.h"
+#include "backend_cpu/cpu_lowp.h"
 #include "common/pool.h"
 
 #include <math.h>
@@ -142,7 +143,10 @@ static int64_t score_ld_of(int32_t length) {
 
 size_t cpu_attention_scratch(cpu_device *cpu, int32_t length, int32_t size) {
     if (cpu->own_kernels) {
-        return cpu_attention_own_scratch(cpu->kernels, length, size);
+        size_t own = cpu_attention_own_scratch(cpu->kernels, length, size);
+        int half = cpu_bf16_attention_kernels(&cpu->features) != NULL;
+        size_t lowp = half ? cpu_bf16_attention_scratch(length, size) : 0;
+        return own > lowp ? own : lowp;
     }
     cpu_matmul_of(cpu);
     return cpu->tiles.scratch_bytes + 2 * QUERY_TILE * (size_t)score_ld_of(length) * sizeof(float);
@@ -168,7 +172,6 @@ static void run_heads(attention_task *task, smhf_parallel_body body) {
 void cpu_attention_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
                        smhf_tensor k, smhf_tensor v, const smhf_pack *pack, smhf_axis query_axis,
                        int32_t heads, float scale, smhf_dtype compute, smhf_dropout dropout) {
-    (void)compute; /* exact whatever is asked for */
     cpu_device *cpu = cpu_begin(dev);
     if (cpu == NULL || !CPU_ALL_F32(dev, "attention_fwd", out, lse, q, k, v)) {
         return;
@@ -179,7 +182,11 @@ void cpu_attention_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf_
     task.heads = heads;
     task.scale = scale;
     task.dropout = dropout;
-    run_heads(&task, cpu->own_kernels ? cpu_attention_own_body : attention_body);
+    int half = compute == SMHF_DTYPE_BF16 && lse.data == NULL && query_axis == SMHF_AXIS_TOKENS &&
+               cpu->own_kernels && cpu_bf16_attention_kernels(&cpu->features) != NULL;
+    run_heads(&task, half               ? cpu_bf16_attention_body
+                     : cpu->own_kernels ? cpu_attention_own_body
+                                        : attention_body);
 }
 
 void cpu_attention_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dk, smhf_tensor dv,

@@ -137,6 +137,7 @@ WIDE static void tile_wide(float *sums, int64_t ld, const void *a, int64_t lda,
 
 const cpu_bf16_kernels cpu_bf16_avx512_bf16 = {
     .name = "avx512-bf16",
+    .native = 1,
     .rows = TILE_ROWS,
     .pack = cpu_bf16_round_avx512,
     .round = cpu_bf16_round_avx512,

@@ -19,6 +19,7 @@
 #ifndef SMHF_BACKEND_CPU_CPU_LOWP_H
 #define SMHF_BACKEND_CPU_CPU_LOWP_H
 
+#include "backend_cpu/cpu_attention.h"
 #include "backend_cpu/cpu_device.h"
 
 #include <float.h>
@@ -39,6 +40,12 @@ const void *cpu_i8_panels(cpu_device *cpu, const smhf_weight *weight);
  * business. */
 void cpu_bf16_weight_gradient(cpu_device *cpu, smhf_tensor dw, smhf_tensor dy, smhf_tensor x,
                               int32_t rows);
+
+/* Attention with bf16 products: a body of the loop over rows * heads, for inference (no lse) and
+ * queries of all tokens. The kernels are NULL where fp32 is as fast. */
+const struct cpu_bf16_kernels *cpu_bf16_attention_kernels(const cpu_features *features);
+size_t cpu_bf16_attention_scratch(int32_t length, int32_t size);
+void cpu_bf16_attention_body(void *context, size_t begin, size_t end);
 
 /* Slot scratch (for each thread) that the products need for a batch up to these limits. */
 size_t cpu_lowp_scratch(const cpu_features *features, const smhf_limits *limits);
@@ -81,7 +88,8 @@ typedef struct cpu_bf16_kernels {
     const char *name;
     int rows;
     int whole;
-    int wide; /* a holds the rounded values as fp32 instead of bf16 */
+    int native; /* the processor multiplies bf16: faster than fp32, not only smaller */
+    int wide;   /* a holds the rounded values as fp32 instead of bf16 */
     void (*pack)(void *to, const float *x, int32_t k, int32_t padded); /* to bf16; zeros behind */
     void (*round)(void *a, const float *x, int32_t k, int32_t padded); /* pack, or wide */
     /* sums [rows, 32] = a [rows, 2 * lines] x panel; lda in elements of a */

@@ -168,7 +168,7 @@ smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_pa
     const int32_t H = config->hidden, C = config->num_labels;
     p.values = (viewer){table, values.arena, values.mapped};
     *net = (smhf_network){.config = config};
-    net->compute = options->compute == SMHF_DTYPE_BF16 ? SMHF_DTYPE_BF16 : SMHF_DTYPE_F32;
+    net->compute = options->compute == SMHF_DTYPE_F32 ? SMHF_DTYPE_F32 : SMHF_DTYPE_BF16;
     smhf_arena_init(&net->arena, 16 * 1024);
     net->layers = smhf_arena_calloc(&net->arena, L, sizeof *net->layers);
     net->owned = smhf_arena_calloc(&net->arena, most, sizeof *net->owned);

@@ -689,6 +689,95 @@ static void test_every_level(void) {
     }
 }
 
+/* ---- attention ------------------------------------------------------------------------------ */
+
+enum { HEADS = 3, HEAD_SIZE = 20, WIDTH = HEADS * HEAD_SIZE, LONGEST = 100, TOKENS = 189 };
+
+/* out [tokens, WIDTH] of one query, in double. Returns the largest score's magnitude. */
+static double attention_reference(double *out, const float *qkv, int first, int length, int query,
+                                  int head) {
+    double scores[LONGEST], greatest = -1e30, sum = 0.0, size = 0.0;
+    const float *q = qkv + (first + query) * 3 * WIDTH + head * HEAD_SIZE;
+    for (int j = 0; j < length; j++) {
+        const float *k = qkv + (first + j) * 3 * WIDTH + WIDTH + head * HEAD_SIZE;
+        double products = 0.0;
+        scores[j] = 0.0;
+        for (int d = 0; d < HEAD_SIZE; d++) {
+            scores[j] += 0.2 * (double)q[d] * (double)k[d];
+            products += 0.2 * fabs((double)q[d] * (double)k[d]);
+        }
+        greatest = scores[j] > greatest ? scores[j] : greatest;
+        size = products > size ? products : size;
+    }
+    memset(out, 0, HEAD_SIZE * sizeof *out);
+    for (int j = 0; j < length; j++) {
+        scores[j] = exp(scores[j] - greatest);
+        sum += scores[j];
+    }
+    for (int j = 0; j < length; j++) {
+        const float *v = qkv + (first + j) * 3 * WIDTH + 2 * WIDTH + head * HEAD_SIZE;
+        for (int d = 0; d < HEAD_SIZE; d++) {
+            out[d] += scores[j] / sum * (double)v[d];
+        }
+    }
+    return size;
+}
+
+static void attend(smhf_device *dev, smhf_pack *pack, const int32_t *cu, int rows, float *qkv,
+                   float *out, smhf_dtype compute) {
+    static const int32_t ids[TOKENS];
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_pack_input input = {.ids = ids, .cu_seqlens = cu, .rows = rows};
+    CHECK_OK(smhf_pack_fill(pack, &input, &err), &err);
+    smhf_tensor all = TENSOR(qkv, cu[rows], 3 * WIDTH);
+    memset(out, 0xFF, sizeof(float) * (size_t)cu[rows] * WIDTH);
+    smhf_cpu_backend()->attention_fwd(
+        dev, TENSOR(out, cu[rows], WIDTH), SMHF_TENSOR_NONE, smhf_tensor_cols(all, 0, WIDTH),
+        smhf_tensor_cols(all, WIDTH, WIDTH), smhf_tensor_cols(all, 2 * WIDTH, WIDTH), pack,
+        SMHF_AXIS_TOKENS, HEADS, 0.2f, compute, SMHF_DROPOUT_NONE);
+    CHECK_OK(smhf_cpu_backend()->sync(dev, &err), &err);
+}
+
+/* q, k, v and the probabilities are off by 2^-9 of themselves each. */
+static void test_attention(void) {
+    static const int32_t cu[] = {0, 1, 4, 11, 24, 55, 88, TOKENS - 1, TOKENS};
+    cpu_device *cpu = open_cpu();
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_pack *pack = NULL;
+    CHECK_OK(smhf_pack_new(&cpu->base, TOKENS, 8, &pack, &err), &err);
+    float *qkv = random_floats((size_t)TOKENS * 3 * WIDTH);
+    float *out = smhf_malloc(sizeof(float) * TOKENS * WIDTH);
+    float *again = smhf_malloc(sizeof(float) * TOKENS * WIDTH);
+    attend(&cpu->base, pack, cu, 8, qkv, out, SMHF_DTYPE_BF16);
+    int wrong = 0;
+    for (int s = 0; s < 8; s++) {
+        int length = cu[s + 1] - cu[s];
+        for (int i = 0; i < length * HEADS; i++) {
+            double want[HEAD_SIZE];
+            int query = i / HEADS, head = i % HEADS;
+            double size = attention_reference(want, qkv, cu[s], length, query, head);
+            const float *got = out + (cu[s] + query) * WIDTH + head * HEAD_SIZE;
+            for (int d = 0; d < HEAD_SIZE; d++) {
+                double bound = 6.0 * (expm1(size / 128.0) + 1.0 / 128.0); /* 6: the largest v */
+                wrong += !(fabs((double)got[d] - want[d]) <= bound);
+            }
+        }
+        /* alone, the same bits */
+        int32_t alone[] = {0, length};
+        attend(&cpu->base, pack, alone, 1, qkv + cu[s] * 3 * WIDTH, again, SMHF_DTYPE_BF16);
+        CHECK(memcmp(again, out + cu[s] * WIDTH, sizeof(float) * (size_t)length * WIDTH) == 0);
+    }
+    CHECK_INT(wrong, 0);
+    attend(&cpu->base, pack, cu, 8, qkv, again, SMHF_DTYPE_F32);
+    int same = memcmp(again, out, sizeof(float) * TOKENS * WIDTH) == 0;
+    CHECK_INT(same, cpu_bf16_attention_kernels(&cpu->features) == NULL);
+    smhf_free(again);
+    smhf_free(out);
+    smhf_free(qkv);
+    smhf_pack_free(pack);
+    close_cpu(cpu);
+}
+
 static void test_i8_weights_are_for_forward_products(void) {
     smhf_error err = SMHF_ERROR_INIT;
     cpu_device *cpu = open_cpu();
@@ -722,6 +811,7 @@ int main(void) {
     RUN(test_rows_are_independent);
     RUN(test_levels_of_a_kind_agree);
     RUN(test_every_level);
+    RUN(test_attention);
     RUN(test_i8_weights_are_for_forward_products);
     smhf_pool_shutdown();
     return smhf_test_finish();
