@@ -82,7 +82,7 @@ def _serve(args: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server = serve(args.model, port=args.port, host=args.host, name=args.name)
+    server = serve(args.model, port=args.port, host=args.host, name=args.name, precision=args.precision)
     print(f"serving {args.model} at {server.url} (Ctrl-C stops)", flush=True)
     while server.running and not stop.wait(0.2):  # it may be stopped by name from outside
         pass
@@ -103,7 +103,10 @@ def _predict(args: argparse.Namespace) -> int:
 
         result = Invoker(args.endpoint).predict(table[args.text])
     else:
-        result = pipeline("text-classification", model=args.model).predict(table[args.text])
+        classifier = pipeline("text-classification", model=args.model, precision=args.precision)
+        if classifier.precision_report is not None:
+            print(f"precision {classifier.precision_report['reason']}", file=sys.stderr)
+        result = classifier.predict(table[args.text])
     joined = table.join(result.add_prefix("predicted_"))
     if args.output:
         joined.to_csv(args.output, index=False)
@@ -236,6 +239,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=8080)
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--name", help="endpoint name (default: none)")
+    precision = "fp32, bf16, int8 or auto (default: SMHF_PRECISION, else fp32)"
+    serve.add_argument("--precision", help=precision)
 
     predict = add("predict", _predict, "classify a CSV or JSON-lines file")
     predict.add_argument("input")
@@ -244,6 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--endpoint", help="endpoint name or URL")
     predict.add_argument("--text", default="text", help="name of the text column")
     predict.add_argument("--output", help="CSV to write (default: standard output)")
+    predict.add_argument("--precision", help=precision + "; only with --model")
 
     report = add("report", _report, "write the profiler report of a job")
     report.add_argument("job")

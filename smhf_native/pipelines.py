@@ -7,16 +7,20 @@
     clf(["fits well", "too small"])      # [{'label': 'LABEL_4', 'score': 0.93}, …] like transformers
     frame = clf.predict(df["text"])      # DataFrame label, score, same index, any number of rows
 
-Rows are handed to the model packed, without padding, in batches of a token budget; results come back in
-the order of the input.  Texts longer than the model's maximum are truncated,
-counted in ``clf.truncated`` and announced by one warning; ``truncation=False`` refuses them by row.
+Rows are handed to the model packed, without padding, in batches of a token budget that follows the
+machine's pace, so that Ctrl-C acts at once and loses nothing (:class:`PredictInterrupted`); results come
+back in the order of the input and do not depend on how rows were batched.  Texts longer than the model's
+maximum are truncated, counted in ``clf.truncated`` and announced by one warning; ``truncation=False`` refuses
+them by row.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,11 +32,13 @@ import numpy.typing as npt
 from smhf_native.errors import MissingExtraError
 from smhf_native.hub import MODEL_FILES, TOKENIZER_FILES, resolve
 
-__all__ = ["TextClassificationPipeline", "pipeline"]
+__all__ = ["PredictInterrupted", "TextClassificationPipeline", "pipeline"]
 
 _TASKS = ("text-classification", "sentiment-analysis")
 _FUNCTIONS = ("softmax", "sigmoid", "none")
 _CHUNK = 8192  # rows tokenized at a time: bounds memory for any number of rows
+_PIECE_SECONDS = 0.2  # one uninterruptible batch: half of what a user waits for after Ctrl-C
+_LEAST_TOKENS = 256
 _UNSET: Any = object()
 
 
@@ -45,6 +51,8 @@ def pipeline(
     batch_size: int | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    precision: str | None = None,
+    calibration: Any = None,
     **options: Any,
 ) -> TextClassificationPipeline:
     """Make a classifier.
@@ -56,6 +64,10 @@ def pipeline(
     tokenizer : folder, hub name or tokenizer; default: the one beside the model
     device : "auto", "cpu", "cuda" or -1 (transformers' word for the processor)
     batch_size : rows per batch at most; None: by token budget alone
+    precision : "fp32", "bf16", "int8" or "auto" (see :meth:`smhf_native.Model.from_pretrained`); None: the
+        environment's ``SMHF_PRECISION``, else "fp32".  A model object keeps its own unless this is given
+    calibration : list of texts like those that will come, for ``precision="auto"``; default: the folder's own
+        ``calibration.json``.  ``clf.precision_report`` says what was measured and chosen
     options : defaults of the call: ``top_k``, ``function_to_apply``, ``truncation``, ``max_length``
 
     Raises
@@ -78,7 +90,7 @@ def pipeline(
         "config",
     ):
         options.pop(ignored, None)
-    native, config, folder = _open_model(model, revision, token, device)
+    native, config, folder = _open_model(model, revision, token, device, precision)
     native_tokenizer, limit = _open_tokenizer(tokenizer, model, folder, config, revision, token)
     known, rows = int(native_tokenizer.vocab_size), int(config.get("vocab_size") or 0)
     if rows and known > rows:
@@ -86,25 +98,50 @@ def pipeline(
             f"the tokenizer has {known} tokens, the model's vocabulary {rows}: tokenizer and weights do not "
             "belong together"
         )
-    return TextClassificationPipeline(
+    report = _choose_precision(native, native_tokenizer, folder, limit, precision, calibration)
+    made = TextClassificationPipeline(
         native, native_tokenizer, config, limit, batch_size=batch_size, **options
     )
+    made.precision_report = report
+    return made
+
+
+def _choose_precision(
+    native: Any, tokenizer: Any, folder: Path | None, limit: int, precision: str | None, calibration: Any
+) -> dict[str, Any] | None:
+    """Measure for ``"auto"``; the report."""
+    from smhf_native.model import precision as precisions
+
+    wanted = precisions.resolve(precision) if folder is not None or precision is not None else None
+    if wanted != "auto":
+        if folder is None and wanted is not None:
+            native.set_precision(wanted)
+        return None
+    if calibration is not None:
+        batch: Any = tokenizer(list(calibration), truncation=True, max_length=limit)
+    else:
+        batch = precisions.read_calibration(folder / precisions.CALIBRATION_NAME) if folder else None
+    report = precisions.choose(native, batch)
+    logging.getLogger("smhf_native").info("precision %s", report["reason"])
+    return report
 
 
 def _open_model(
-    model: Any, revision: Any, token: Any, device: Any
+    model: Any, revision: Any, token: Any, device: Any, precision: str | None
 ) -> tuple[Any, dict[str, Any], Path | None]:
     if not isinstance(model, (str, os.PathLike)):
         native = getattr(model, "native", model)
         config = model.config if isinstance(model.config, Mapping) else model.config.to_dict()
         return native, dict(config), None
     from smhf_native.model import Model
+    from smhf_native.model.precision import resolve as resolve_precision
     from smhf_native.transformers.engine import model_folder
 
     folder = resolve(model, revision, needs=MODEL_FILES, token=token)
     name = "cpu" if device in (-1, "cpu") else ("cuda" if isinstance(device, int) and device >= 0 else device)
     with model_folder(folder, None) as source:
-        native = Model.from_pretrained(str(source), device=str(name or "auto"))
+        start = "fp32" if resolve_precision(precision) == "auto" else precision  # auto is measured later
+        native = Model.from_pretrained(str(source), device=str(name or "auto"), precision=start)
     return native, dict(native.config), folder
 
 
@@ -129,12 +166,33 @@ def _open_tokenizer(
     return native, min(limit, native.model_max_length or limit)
 
 
+class PredictInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a long call: everything that was finished is here.
+
+    Attributes
+    ----------
+    done : int
+        Rows finished: the first ones of the input.
+    scores : ndarray of float32, shape (done, num_labels)
+        Their scores.
+    frame : pandas.DataFrame or None
+        What :meth:`TextClassificationPipeline.predict` would have returned for the first ``done`` rows.
+    """
+
+    def __init__(self, done: int, total: int, scores: npt.NDArray[np.float32]):
+        super().__init__(f"interrupted after {done} of {total} rows; they are in .scores (and .frame)")
+        self.done = done
+        self.scores = scores
+        self.frame: Any = None
+
+
 class TextClassificationPipeline:
     """A classifier over a tokenizer and a model; thread class: as the model's (calls may run at once).
 
     Attributes
     ----------
     truncated : number of texts cut to the model's maximum so far
+    precision_report : dict or None: what ``precision="auto"`` measured and chose, and why
     """
 
     task = "text-classification"
@@ -167,6 +225,8 @@ class TextClassificationPipeline:
         self.model_max_length = model_max_length
         self.batch_size = batch_size
         self.token_budget = token_budget
+        self._pace = min(512, token_budget)  # tokens that take about _PIECE_SECONDS; learned
+        self.precision_report: dict[str, Any] | None = None
         self.truncated = 0
         self._warned = False
         self._defaults = {
@@ -268,15 +328,25 @@ class TextClassificationPipeline:
         limit = min(int(limit), self.model_max_length)
         logits = np.empty((len(texts), len(self.id2label)), dtype=np.float32)
         bar = _Progress(len(texts)) if progress else None
-        for start in range(0, len(texts), _CHUNK):
-            part = texts[start : start + _CHUNK]
-            others = pairs[start : start + _CHUNK] if pairs is not None else None
-            self._chunk(part, others, start, cut, limit, batch_size or self.batch_size, logits, bar)
-        if bar is not None:
-            bar.close()
+        done = 0
+        try:
+            for start in range(0, len(texts), _CHUNK):
+                part = texts[start : start + _CHUNK]
+                others = pairs[start : start + _CHUNK] if pairs is not None else None
+                pieces = self._pieces(part, others, start, cut, limit, batch_size or self.batch_size)
+                for first, values in pieces:
+                    logits[first : first + len(values)] = values
+                    done = first + len(values)
+                    if bar is not None:
+                        bar.update(len(values))
+        except KeyboardInterrupt:
+            raise PredictInterrupted(done, len(texts), _activate(logits[:done], function)) from None
+        finally:
+            if bar is not None:
+                bar.close()
         return _activate(logits, function)
 
-    def _chunk(
+    def _pieces(
         self,
         texts: list[str],
         pairs: list[str] | None,
@@ -284,17 +354,29 @@ class TextClassificationPipeline:
         cut: Any,
         limit: int,
         batch_size: int | None,
-        logits: npt.NDArray[np.float32],
-        bar: _Progress | None,
-    ) -> None:
-        """Tokenize up to ``_CHUNK`` rows and write their logits at ``base``."""
+    ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """Tokenize up to ``_CHUNK`` rows; yield each batch's first row and its logits.
+
+        A batch's result does not depend on what else is in it, so its size may follow the machine's pace.
+        """
         encoding = self.tokenizer(texts, pairs, truncation=True, max_length=limit)
         self._count_truncated(encoding, base, cut, limit, texts, pairs)
         bounds = encoding.packed_field("cu_seqlens")
-        for start, stop in _cuts(bounds, self.token_budget, batch_size):
-            logits[base + start : base + stop] = self.model(_PackedRows(encoding, bounds, start, stop))
-            if bar is not None:
-                bar.update(stop - start)
+        start, rows = 0, len(bounds) - 1
+        while start < rows:
+            stop = _cut(bounds, start, self._pace, batch_size)
+            tokens = int(bounds[stop] - bounds[start])
+            began = time.perf_counter()
+            values = self.model(_PackedRows(encoding, bounds, start, stop))
+            self._learn(tokens, time.perf_counter() - began)
+            yield base + start, values
+            start = stop
+
+    def _learn(self, tokens: int, seconds: float) -> None:
+        """Let the next batch take about ``_PIECE_SECONDS``, at most doubling from one to the next."""
+        if tokens >= self._pace // 2:  # a last, small batch says little
+            wanted = int(tokens * _PIECE_SECONDS / max(seconds, 1e-9))
+            self._pace = max(_LEAST_TOKENS, min(wanted, 2 * self._pace, self.token_budget))
 
     def _count_truncated(
         self, encoding: Any, base: int, cut: Any, limit: int, texts: list[str], pairs: list[str] | None
@@ -340,7 +422,12 @@ class TextClassificationPipeline:
         errors : what a row without text (None, NaN, not a str) does.  "column" (default): its label and score
             are missing and a column ``error`` says why; "raise": ValueError naming the first such row
         truncation : as in the call
-        progress : show progress; None: on a terminal from 20,000 rows on
+        progress : show rows/s and the time left; None: on a terminal or in a notebook from 20,000 rows on
+
+        Raises
+        ------
+        PredictInterrupted
+            Ctrl-C: within half a second, with the finished rows in ``.frame``.
 
         Returns
         -------
@@ -366,20 +453,33 @@ class TextClassificationPipeline:
                 f"row {row}: {problems[row]} ({len(problems)} of {len(values)} rows have no text)"
             )
         good = [row for row in range(len(values)) if row not in problems]
-        show = progress if progress is not None else len(values) >= 20000 and sys.stderr.isatty()
-        scores = self.scores(
-            [values[row] for row in good], truncation=truncation, batch_size=batch_size, progress=show
-        )
-        labels: list[str | None] = [None] * len(values)
-        best = np.full(len(values), math.nan)
-        for position, answer in zip(good, self._best(scores), strict=True):
-            labels[position] = answer["label"]
-            best[position] = answer["score"]
-        columns: dict[str, Any] = {"label": labels, "score": best}
-        if problems:
-            reasons = [problems.get(row) for row in range(len(values))]
-            columns["error"] = pandas.Series(reasons, index=index, dtype=object)  # None stays None
-        return pandas.DataFrame(columns, index=index)
+        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+        show = progress if progress is not None else len(values) >= 20000 and watched
+
+        def frame(scores: npt.NDArray[np.float32], rows: int) -> Any:
+            labels: list[str | None] = [None] * rows
+            best = np.full(rows, math.nan)
+            for position, answer in zip(good, self._best(scores), strict=False):
+                labels[position] = answer["label"]
+                best[position] = answer["score"]
+            columns: dict[str, Any] = {"label": labels, "score": best}
+            part = index if index is None else index[:rows]
+            if problems:
+                reasons = [problems.get(row) for row in range(rows)]
+                columns["error"] = pandas.Series(reasons, index=part, dtype=object)  # None stays None
+            return pandas.DataFrame(columns, index=part)
+
+        try:
+            scores = self.scores(
+                [values[row] for row in good], truncation=truncation, batch_size=batch_size, progress=show
+            )
+        except PredictInterrupted as interrupted:
+            # In rows of the input: all before the first row that has a text and no answer.
+            done = good[interrupted.done] if interrupted.done < len(good) else len(values)
+            interrupted.frame = frame(interrupted.scores, done)
+            interrupted.done = done
+            raise
+        return frame(scores, len(values))
 
 
 _OPTIONS = {
@@ -414,14 +514,12 @@ def _split_pairs(rows: list[Any]) -> tuple[list[str], list[str] | None]:
     return texts, given
 
 
-def _cuts(bounds: npt.NDArray[np.int32], budget: int, most: int | None) -> Iterator[tuple[int, int]]:
-    """Cut consecutive rows into batches of at most ``budget`` tokens (and ``most`` rows)."""
-    start, rows = 0, len(bounds) - 1
-    while start < rows:
-        stop = int(np.searchsorted(bounds, bounds[start] + budget, side="right")) - 1
-        stop = min(max(stop, start + 1), rows, start + most if most is not None else rows)
-        yield start, stop
-        start = stop
+def _cut(bounds: npt.NDArray[np.int32], start: int, budget: int, most: int | None) -> int:
+    """End of the batch that begins at row ``start``: at most ``budget`` tokens (and ``most`` rows), one row
+    at least."""
+    rows = len(bounds) - 1
+    stop = int(np.searchsorted(bounds, bounds[start] + budget, side="right")) - 1
+    return min(max(stop, start + 1), rows, start + most if most is not None else rows)
 
 
 class _PackedRows:
@@ -451,12 +549,11 @@ def _activate(logits: npt.NDArray[np.float32], function: str | None) -> npt.NDAr
 
 
 class _Progress:
-    """tqdm when installed, a plain count every two seconds otherwise."""
+    """tqdm when installed; otherwise a line every few seconds: rows, rows/s, time left."""
 
     def __init__(self, total: int):
-        import time
-
-        self._total, self._done, self._clock, self._shown = total, 0, time.monotonic, 0.0
+        self._total, self._done = total, 0
+        self._began = self._shown = time.monotonic()
         self._bar: Any = None
         try:
             from tqdm.auto import tqdm
@@ -467,11 +564,19 @@ class _Progress:
 
     def update(self, rows: int) -> None:
         self._done += rows
+        now = time.monotonic()
         if self._bar is not None:
             self._bar.update(rows)
-        elif self._clock() - self._shown > 2.0:
-            self._shown = self._clock()
-            print(f"{self._done} of {self._total} rows", file=sys.stderr, flush=True)
+        elif now - self._shown > 3.0:
+            self._shown = now
+            rate = self._done / (now - self._began)
+            left = (self._total - self._done) / rate
+            minutes, seconds = divmod(round(left), 60)
+            print(
+                f"{self._done} of {self._total} rows, {rate:.0f} rows/s, {minutes}:{seconds:02d} left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def close(self) -> None:
         if self._bar is not None:

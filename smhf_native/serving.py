@@ -158,7 +158,7 @@ def load_model(
     *,
     environment: Mapping[str, str] | None = None,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str | None = None,
 ) -> LoadedModel:
     """Load what an endpoint needs.
 
@@ -243,7 +243,7 @@ class ModelServer(Server):
         workers: int = 1,
         environment: Mapping[str, str] | None = None,
         device: str = "auto",
-        precision: str = "fp32",
+        precision: str | None = None,
     ) -> None:
         """Load ``model`` (see :func:`load_model`) and serve it as ``name``.
 
@@ -332,7 +332,7 @@ def serve(
     *,
     workers: int = 1,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str | None = None,
     **limits: Any,
 ) -> ModelServer:
     """Serve a model folder or ``model.tar.gz`` over HTTP in this process.
