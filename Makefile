@@ -48,6 +48,7 @@ lint: .venv/.setup-test  ## layers, C habits, formatting, ruff, mypy
 asan: setup  ## C tests under AddressSanitizer and UBSan
 	@$(PY) tools/buildconf.py ctests --sanitize address,undefined --run
 	@$(PY) tools/buildconf.py cudahost --sanitize address,undefined --run
+	@$(PY) tests/cuda_host/planted.py
 
 tsan: setup  ## C tests under ThreadSanitizer
 	@$(PY) tools/buildconf.py ctests --sanitize thread --run

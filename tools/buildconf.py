@@ -394,8 +394,8 @@ def cxx() -> list[str]:
     return shlex.split(os.environ.get("CXX", "c++"))
 
 
-def cuda_host_objects(sanitize: str, folder: Path) -> list[Path]:
-    """The plugin's own sources compiled for the host, over the stand-ins of tests/cuda_host."""
+def cuda_host_flags(sanitize: str) -> list[str]:
+    """Flags of the plugin's own sources compiled for the host."""
     keep = ("-f", "-g", "-D", "-I", "-O", "-W", "-pthread")
     dropped = {"-Wstrict-prototypes", "-Wmissing-prototypes", "-Wshadow", "-fno-semantic-interposition"}
     common = [f for f in cflags(sanitize) if f.startswith(keep) and f not in dropped]
@@ -403,6 +403,12 @@ def cuda_host_objects(sanitize: str, folder: Path) -> list[Path]:
              "-Wno-unused-function", '-DSMHF_CUDA_NAME="cuda-host"']  # fmt: skip
     if not sanitize:
         flags = [f for f in flags if f not in ("-O3",)] + ["-O2"]
+    return flags
+
+
+def cuda_host_objects(sanitize: str, folder: Path) -> list[Path]:
+    """The plugin's own sources compiled for the host, over the stand-ins of tests/cuda_host."""
+    flags = cuda_host_flags(sanitize)
     objects = compile_all(sorted((CSRC / "backend_cuda").glob("*.cu")), flags, folder, [*cxx(), "-x", "c++"])
     return objects + compile_all(sorted(CUDA_HOST.glob("*.cpp")), flags, folder, cxx())
 

@@ -14,9 +14,12 @@
 #include <mutex>
 #include <vector>
 
+/* Behind each block of device memory, where AddressSanitizer does not watch: bytes that must stay. */
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
+#define GUARD ((size_t)0)
 #else
+#define GUARD ((size_t)512)
 #define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
 #define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
 #endif
@@ -67,6 +70,15 @@ void unpoison() {
     }
 }
 
+void check_guard(void *block, size_t bytes) {
+    for (size_t i = 0; i < GUARD; i++) {
+        if (((unsigned char *)block)[bytes + i] != 0xA5) {
+            fprintf(stderr, "cuda_host: a kernel wrote %zu bytes behind a block of %zu\n", i, bytes);
+            abort();
+        }
+    }
+}
+
 /* Runs everything that is queued. */
 void drain() {
     if (queue.empty()) {
@@ -77,6 +89,9 @@ void drain() {
         work_item item = std::move(queue.front());
         queue.pop_front();
         item();
+    }
+    for (const auto &b : blocks) {
+        check_guard(b.first, b.second);
     }
     poison();
 }
@@ -187,10 +202,11 @@ cudaError_t cuda_host_malloc(void **out, size_t bytes) {
         return fail(cudaErrorMemoryAllocation);
     }
     void *block = NULL;
-    if (posix_memalign(&block, 256, bytes > 0 ? bytes : 1) != 0) {
+    if (posix_memalign(&block, 256, bytes + GUARD > 0 ? bytes + GUARD : 1) != 0) {
         return fail(cudaErrorMemoryAllocation);
     }
     memset(block, 0xFF, bytes);
+    memset((char *)block + bytes, 0xA5, GUARD);
     blocks[block] = bytes;
     in_use += bytes;
     ASAN_POISON_MEMORY_REGION(block, bytes);

@@ -1,0 +1,85 @@
+"""Planted errors: each one, put into a copy of a kernel, must make the op tests on the host fail.
+
+    python tests/cuda_host/planted.py
+
+What a harness cannot catch it does not guard. Uses the objects of ``buildconf.py cudahost``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+import buildconf  # noqa: E402
+
+# (what, file, text, replacement, source that is compiled again)
+ERRORS = [
+    ("a missing barrier after loading tiles", "cuda_attention.cu",
+     "load_tile<T, SIZE>(v_tile, a.v, r, key0, a.D);\n        __syncthreads();",
+     "load_tile<T, SIZE>(v_tile, a.v, r, key0, a.D);", "cuda_attention.cu"),
+    ("a missing barrier before tiles are loaded again", "cuda_gemm_plain.cu",
+     "        __syncthreads();\n    }\n    for (int i = 0; i < 4; i++) {",
+     "    }\n    for (int i = 0; i < 4; i++) {", "cuda_gemm_plain.cu"),
+    ("one row too many in the tail", "cuda_layernorm.cu",
+     "if (r >= pack_rows(pack)) {", "if (r > pack_rows(pack)) {", "cuda_layernorm.cu"),
+    ("one key too many in the softmax", "cuda_attention.cu",
+     "s[j] = key0 + key < r.length ?", "s[j] = key0 + key <= r.length ?", "cuda_attention.cu"),
+    ("a lane left out of a reduction", "cuda_kernels.cuh",
+     "for (int offset = CUDA_WARP / 2; offset > 0; offset /= 2) {\n        x += __shfl_xor_sync",
+     "for (int offset = CUDA_WARP / 2; offset > 1; offset /= 2) {\n        x += __shfl_xor_sync",
+     "cuda_layernorm.cu"),
+    ("one column too many in a partial group", "cuda_kernels.cuh",
+     "for (int j = 0; j < 4 && c + j < cols; j++) {", "for (int j = 0; j < 4 && c + j <= cols; j++) {",
+     "cuda_dropout.cu"),
+    ("a barrier in a branch", "cuda_dropout.cu",
+     "    parts[warp][lane] = sum;\n    __syncthreads();",
+     "    parts[warp][lane] = sum;\n    if (warp > 0) {\n        __syncthreads();\n    }", "cuda_dropout.cu"),
+]  # fmt: skip
+
+
+def caught(name: str, text: str, replacement: str, source: str, objects: list[Path], rest: list[Path]) -> bool:
+    """Build the op tests with one error planted; did they fail?"""
+    with tempfile.TemporaryDirectory() as folder:
+        room = Path(folder, "csrc", "backend_cuda")
+        room.mkdir(parents=True)
+        for path in (buildconf.CSRC / "backend_cuda").iterdir():
+            body = path.read_text()
+            if path.name == name:
+                assert body.count(text) >= 1, f"{name} no longer holds {text!r}"
+                body = body.replace(text, replacement, 1)
+            (room / path.name).write_text(body)
+        flags = [f"-I{Path(folder, 'csrc')}", *buildconf.cuda_host_flags("")]
+        planted = buildconf.compile_all([room / source], flags, Path(folder), [*buildconf.cxx(), "-x", "c++"])
+        others = [o for o in objects if o.stem != Path(source).stem]
+        program = buildconf.link(
+            Path(folder, "planted"), [*rest, *others, *planted], ["-lz", "-lm", "-ldl", "-lstdc++"]
+        )
+        try:
+            result = subprocess.run([str(program)], cwd=ROOT, capture_output=True, check=False, timeout=300)
+        except subprocess.TimeoutExpired:
+            return True
+        return result.returncode != 0
+
+
+def main() -> int:
+    """Plant them one after another; 1 when one stayed unseen."""
+    folder = buildconf.flavour("")
+    objects = buildconf.cuda_host_objects("", folder / "cuda_host")
+    flags = [*buildconf.cflags(""), f"-I{ROOT / 'tests' / 'c'}", f"-I{ROOT / 'tests'}"]
+    test = buildconf.CUDA_HOST / "test_cuda_ops.c"
+    rest = buildconf.compile_all([test, *buildconf.core_sources()], flags, folder)
+    unseen = 0
+    for what, name, text, replacement, source in ERRORS:
+        seen = caught(name, text, replacement, source, objects, rest)
+        print(f"{'caught' if seen else 'UNSEEN'}: {what} ({name})", flush=True)
+        unseen += not seen
+    print(f"{len(ERRORS) - unseen} passed, {unseen} failed, 0 skipped")
+    return 1 if unseen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
