@@ -4,7 +4,7 @@
 
     python tools/buildconf.py ctests [--sanitize address,undefined|thread] [--run] [NAME ...]
     python tools/buildconf.py fuzz   [--run] [--engine libfuzzer --seconds N] [NAME ...]
-    python tools/buildconf.py cudahost [--sanitize address,undefined] [--run] [NAME ...]
+    python tools/buildconf.py cudahost [--sanitize address,undefined] [--device] [--run] [NAME ...]
     python tools/buildconf.py table
 
 Objects are rebuilt when the source, a header it included, or the flags changed.
@@ -414,13 +414,19 @@ def cuda_host_objects(sanitize: str, folder: Path) -> list[Path]:
 
 
 def command_cudahost(args: argparse.Namespace) -> int:
-    """Build (and run) tests/cuda_host: the CUDA backend without a GPU."""
-    if shutil.which(cxx()[0]) is None:
+    """Build (and run) tests/cuda_host: the CUDA backend without a GPU, or with --device on one."""
+    if not args.device and shutil.which(cxx()[0]) is None:
         print(f"skip cuda_host: no C++ compiler ({cxx()[0]}; Debian: g++)")
         return 1 if required("cuda") else 0
     folder = flavour(args.sanitize)
-    backend = cuda_host_objects(args.sanitize, folder / "cuda_host")
     flags = [*cflags(args.sanitize), f"-I{ROOT / 'tests' / 'c'}", f"-I{ROOT / 'tests'}"]
+    backend: list[Path] = []
+    if args.device:
+        folder /= "device"
+        flags.append("-DSMHF_REAL_DEVICE")
+        os.environ.setdefault("SMHF_BACKEND_PATH", str(PACKAGE / "_lib" / CUDA_PLUGIN))
+    else:
+        backend = cuda_host_objects(args.sanitize, folder / "cuda_host")
     sanitizer = [f"-fsanitize={args.sanitize}"] if args.sanitize else []
     failed = []
     for source in sorted(CUDA_HOST.glob("test_*.c")):
@@ -428,7 +434,7 @@ def command_cudahost(args: argparse.Namespace) -> int:
             continue
         objects = compile_all([source, *core_sources()], flags, folder)
         program = link(folder / "bin" / source.stem, [*objects, *backend],
-                       ["-lz", "-lm", "-ldl", "-lstdc++", *sanitizer])  # fmt: skip
+                       ["-lz", "-lm", "-ldl", *(["-lstdc++"] if backend else []), *sanitizer])  # fmt: skip
         if args.run:
             print(f"== {source.stem}", flush=True)
             env = _test_environment(args.sanitize)
@@ -523,6 +529,7 @@ def main() -> int:
     fuzz.add_argument("--seconds", type=int, default=60)
     cudahost = commands.add_parser("cudahost")
     cudahost.add_argument("--sanitize", default="")
+    cudahost.add_argument("--device", action="store_true", help="on a GPU, through the built plugin")
     for sub in (ctests, fuzz, cudahost):
         sub.add_argument("--run", action="store_true")
         sub.add_argument("names", nargs="*")

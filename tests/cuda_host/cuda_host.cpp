@@ -6,6 +6,7 @@
 
 #include "cuda_fibers.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -71,7 +72,8 @@ void unpoison() {
 }
 
 void check_guard(void *block, size_t bytes) {
-    for (size_t i = 0; i < GUARD; i++) {
+    const size_t guard_bytes = GUARD;
+    for (size_t i = 0; i != guard_bytes; i++) {
         if (((unsigned char *)block)[bytes + i] != 0xA5) {
             fprintf(stderr, "cuda_host: a kernel wrote %zu bytes behind a block of %zu\n", i, bytes);
             abort();
@@ -206,7 +208,7 @@ cudaError_t cuda_host_malloc(void **out, size_t bytes) {
         return fail(cudaErrorMemoryAllocation);
     }
     memset(block, 0xFF, bytes);
-    memset((char *)block + bytes, 0xA5, GUARD);
+    std::fill_n((unsigned char *)block + bytes, GUARD, (unsigned char)0xA5);
     blocks[block] = bytes;
     in_use += bytes;
     ASAN_POISON_MEMORY_REGION(block, bytes);

@@ -6,9 +6,8 @@ int test_backend_ops_main(int argc, char **argv);
 #include "test_backend_ops.c"
 #undef main
 
-#include "backend_cuda/backend_cuda.h"
+#include "cuda_test_device.h"
 
-#define DEVICE "cuda-host"
 #define HALF (1.0 / 256) /* twice the rounding error of BF16, relative */
 
 /* The same numbers in both dtypes; odd gaps between rows. */
@@ -312,10 +311,7 @@ static void test_bf16(void) {
 }
 
 int main(void) {
-    smhf_error err = SMHF_ERROR_INIT;
-    if (smhf_backend_register(smhf_cpu_backend(), SMHF_CPU_PRIORITY, &err) != SMHF_OK ||
-        smhf_backend_register(smhf_backend_entry(), 0, &err) != SMHF_OK) {
-        printf("%s\n", err.message);
+    if (!register_backends()) {
         return 1;
     }
     RUN(test_bf16);

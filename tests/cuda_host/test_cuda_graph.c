@@ -5,12 +5,11 @@ int test_backend_ops_main(int argc, char **argv);
 #include "test_backend_ops.c"
 #undef main
 
-#include "backend_cuda/backend_cuda.h"
+#include "cuda_test_device.h"
 
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define DEVICE "cuda-host"
 #define H 32
 #define WIDE 48
 #define STEP_HEADS 4
@@ -208,6 +207,22 @@ static void step_read(ops_context *ctx, const layer_step *s, float *loss, float 
 static const int graph_batches[][8] = {
     {20, 31, 7, 0}, {1, 0}, {64, 3, 40, 1, 12, 8, 0}, {33, 2, 0}, {5, 5, 5, 5, 5, 0}};
 
+/* On the host the same bits; on a GPU another row count may mean another algorithm. */
+static int same_floats(const float *x, const float *y, size_t n, smhf_dtype act) {
+#ifdef SMHF_REAL_DEVICE
+    double top = 0.0, worst = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        const double off = fabs((double)x[i] - (double)y[i]);
+        top = fmax(top, fabs((double)x[i]));
+        worst = off > worst || isnan(off) ? off : worst;
+    }
+    return worst <= top * (act == SMHF_DTYPE_BF16 ? 2e-2 : 1e-5);
+#else
+    (void)act;
+    return memcmp(x, y, n * sizeof *x) == 0;
+#endif
+}
+
 static void check_graph(smhf_dtype act) {
     ops_context ctx;
     layer_step s;
@@ -221,6 +236,7 @@ static void check_graph(smhf_dtype act) {
     ctx.be->upload(ctx.dev, s.targets.data, labels, sizeof labels);
     float *want = ctx_host(&ctx, s.grad_floats * 4), *got = ctx_host(&ctx, s.grad_floats * 4);
     float *want_p = ctx_host(&ctx, s.grad_floats * 4), *got_p = ctx_host(&ctx, s.grad_floats * 4);
+    double steps = 0.0;
     float want_loss = 0.0f, got_loss = 0.0f;
 
     ctx_batch(&ctx, graph_batches[0], 1); /* the step runs once before it is captured */
@@ -245,10 +261,13 @@ static void check_graph(smhf_dtype act) {
         ctx.be->graph_launch(ctx.dev, graph);
         CHECK_INT(smhf_mem_count() - before, 0);
         step_read(&ctx, &s, &got_loss, got, got_p);
-        CHECK(isfinite(want_loss) && memcmp(&want_loss, &got_loss, sizeof want_loss) == 0);
-        CHECK(memcmp(want, got, s.grad_floats * 4) == 0);
-        CHECK(memcmp(want_p, got_p, s.grad_floats * 4) == 0);
+        CHECK(isfinite(want_loss) && same_floats(&want_loss, &got_loss, 1, act));
+        CHECK(same_floats(want, got, s.grad_floats, act));
+        for (size_t at = 0; at < s.grad_floats; at++) { /* first step: lr times the sign */
+            steps += fabs((double)got_p[at] - (double)want_p[at]);
+        }
     }
+    CHECK(steps <= 1e-2 * (act == SMHF_DTYPE_BF16 ? 2000.0 : 20.0));
     ctx.be->graph_free(ctx.dev, graph);
     step_free(&ctx, &s);
     ctx_close(&ctx);
@@ -286,9 +305,9 @@ static void test_out_of_memory_has_numbers(void) {
     smhf_error err = SMHF_ERROR_INIT;
     void *block = NULL;
     CHECK(ctx_open(&ctx, DEVICE, NULL, NULL));
-    CHECK_INT(ctx.be->alloc(ctx.dev, &block, (size_t)5 << 30, &err), SMHF_E_NOMEM);
-    CHECK(block == NULL && strstr(err.message, "5120.0 MiB wanted") != NULL);
-    CHECK(strstr(err.message, "of 2048.0 MiB are free") != NULL);
+    CHECK_INT(ctx.be->alloc(ctx.dev, &block, (size_t)1 << 40, &err), SMHF_E_NOMEM);
+    CHECK(block == NULL && strstr(err.message, "1048576.0 MiB wanted") != NULL);
+    CHECK(strstr(err.message, " MiB are free") != NULL);
     CHECK_OK(ctx.be->alloc(ctx.dev, &block, 1000, &err), &err);
     ctx.be->free(ctx.dev, block);
     CHECK_OK(ctx.be->sync(ctx.dev, &err), &err);
@@ -299,8 +318,8 @@ static void test_refusals_are_sentences(void) {
     smhf_error err = SMHF_ERROR_INIT;
     smhf_device *dev = NULL;
     ops_context ctx;
-    CHECK_INT(smhf_device_open(DEVICE ":3", &dev, &err), SMHF_E_UNAVAILABLE);
-    CHECK(dev == NULL && strstr(err.message, "there is 1 CUDA device") != NULL);
+    CHECK_INT(smhf_device_open(DEVICE ":900", &dev, &err), SMHF_E_UNAVAILABLE);
+    CHECK(dev == NULL && strstr(err.message, "CUDA device") != NULL);
     CHECK(ctx_open(&ctx, DEVICE, NULL, NULL));
     const int lengths[] = {3, 0};
     ctx_batch(&ctx, lengths, 0);
@@ -370,10 +389,7 @@ static void test_events_and_pinned_memory(void) {
 }
 
 int main(void) {
-    smhf_error err = SMHF_ERROR_INIT;
-    if (smhf_backend_register(smhf_cpu_backend(), SMHF_CPU_PRIORITY, &err) != SMHF_OK ||
-        smhf_backend_register(smhf_backend_entry(), 0, &err) != SMHF_OK) {
-        printf("%s\n", err.message);
+    if (!register_backends()) {
         return 1;
     }
     RUN(test_graph_serves_its_bucket);

@@ -5,9 +5,8 @@ int test_model_main(void);
 #include "test_model.c"
 #undef main
 
-#include "backend_cuda/backend_cuda.h"
+#include "cuda_test_device.h"
 
-#define DEVICE "cuda-host"
 #define TRAIN_STEPS 10
 #define TRAIN_ROWS 5
 
@@ -132,15 +131,11 @@ static void test_bert_beside_cpu(void) {
 }
 
 int main(void) {
-    smhf_error err = SMHF_ERROR_INIT;
     const char *source = getenv("SMHF_SOURCE_ROOT");
     snprintf(root, sizeof root, "%s/tests/golden/model", source != NULL ? source : ".");
     snprintf(scratch, sizeof scratch, "%s/smhf_cuda_model_XXXXXX",
              getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp");
-    if (mkdtemp(scratch) == NULL ||
-        smhf_backend_register(smhf_cpu_backend(), SMHF_CPU_PRIORITY, &err) != SMHF_OK ||
-        smhf_backend_register(smhf_backend_entry(), 0, &err) != SMHF_OK) {
-        printf("set-up failed: %s\n", err.message);
+    if (mkdtemp(scratch) == NULL || !register_backends()) {
         return 1;
     }
     RUN(test_distilbert_beside_cpu);

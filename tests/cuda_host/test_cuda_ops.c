@@ -7,9 +7,7 @@ int test_backend_ops_main(int argc, char **argv);
 #include "test_backend_ops.c"
 #undef main
 
-#include "backend_cuda/backend_cuda.h"
-
-#define DEVICE "cuda-host"
+#include "cuda_test_device.h"
 
 static void test_ops(void) {
     compare_all(DEVICE, NULL, NULL);
@@ -45,12 +43,23 @@ static void test_allocations(void) {
     with_device(check_steady_state);
 }
 
-int main(void) {
-    smhf_error err = SMHF_ERROR_INIT;
-    if (smhf_backend_register(smhf_cpu_backend(), SMHF_CPU_PRIORITY, &err) != SMHF_OK ||
-        smhf_backend_register(smhf_backend_entry(), 0, &err) != SMHF_OK) {
-        printf("%s\n", err.message);
+/* For slow tools (compute-sanitizer): two batches, each op once. */
+static void test_quick(void) {
+    ops_context ctx;
+    if (ctx_open(&ctx, DEVICE, NULL, NULL)) {
+        run_cases(&ctx, 5);
+        run_cases(&ctx, 8);
+        ctx_close(&ctx);
+    }
+}
+
+int main(int argc, char **argv) {
+    if (!register_backends()) {
         return 1;
+    }
+    if (argc > 1 && strcmp(argv[1], "--quick") == 0) {
+        RUN(test_quick);
+        return smhf_test_finish();
     }
     RUN(test_ops);
     RUN(test_ops_plain_products);

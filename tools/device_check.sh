@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# One command for a GPU machine: build there, test on the device, time it beside its peers.
+#
+#     tools/device_check.sh            everything; under 8 minutes
+#     tools/device_check.sh --dry      without a GPU: everything except what needs the device
+#
+# Needs Python 3.11 or later with NumPy, a C++ compiler, nvcc 13 and cuBLASLt (toolkit, or
+# pip install nvidia-cublas). No OpenBLAS, no libcurl. Peers (torch, transformers) are measured where
+# they are installed. The table goes to standard output and to build/device_check.md.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+dry=0
+[ "${1:-}" = --dry ] && dry=1
+started=$SECONDS
+log=build/device_check.log
+table=build/device_check.md
+mkdir -p build
+: >"$log"
+rows=()
+failed=0
+
+row() { rows+=("| $1 | $2 |"); printf '%4ds  %-44s %s\n' $((SECONDS - started)) "$1" "$2"; }
+# check NAME SECONDS COMMAND...: "ok" or "FAILED", the output to the log
+check() {
+    local name=$1 limit=$2
+    shift 2
+    echo "== $name: $*" >>"$log"
+    if timeout "$limit" "$@" >>"$log" 2>&1; then
+        row "$name" "ok"
+    else
+        row "$name" "FAILED (status $?, see $log)"
+        failed=1
+    fi
+}
+on_device() {
+    if [ $dry = 1 ]; then row "$1" "not measured: dry run, no GPU"; else check "$@"; fi
+}
+
+if [ $dry = 0 ] && ! nvidia-smi -L >/dev/null 2>&1; then
+    echo "no NVIDIA device here (nvidia-smi -L fails); tools/device_check.sh --dry checks the rest" >&2
+    exit 1
+fi
+[ $dry = 0 ] && row "device" "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | head -1)"
+row "commit" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+
+# 1. build: plain matmul for the processor, this machine's architecture only
+export SMHF_BLAS=plain SMHF_REQUIRE=cuda
+if [ $dry = 0 ]; then export SMHF_CUDA_ARCHS=${SMHF_CUDA_ARCHS:-native}; else export SMHF_CUDA_ARCHS=${SMHF_CUDA_ARCHS:-90}; fi
+check "build of core, modules and plugin" 240 "$python" setup.py -q build_ext --inplace
+export SMHF_BACKEND_PATH=$PWD/smhf_native/_lib/libsmhf_cuda.so
+export PYTHONPATH=$PWD
+
+# 2. what the machine has
+check "backends() answers" 60 "$python" -c '
+import json, smhf_native
+print(json.dumps(smhf_native.backends(), default=str))'
+if [ $dry = 1 ]; then
+    check "device=\"cuda\" is refused with a sentence" 60 "$python" -c '
+import smhf_native, sys
+try:
+    smhf_native.Model.from_config({"model_type": "distilbert", "vocab_size": 50, "dim": 16, "n_heads": 2,
+        "n_layers": 1, "hidden_dim": 32, "max_position_embeddings": 16, "num_labels": 2}, device="cuda")
+except smhf_native.errors.BackendError as error:
+    print(error)
+else:
+    sys.exit("cuda opened in a dry run")'
+fi
+
+# 3. ops, bf16, graphs, the whole model: the tests of tests/cuda_host on the device
+if [ $dry = 1 ]; then
+    check "tests compile for the device" 120 "$python" tools/buildconf.py cudahost --device
+    check "ops, bf16, graphs, model on the host" 240 "$python" tools/buildconf.py cudahost --run
+else
+    for name in ops bf16 graph model; do
+        on_device "cuda_$name on the device" 120 "$python" tools/buildconf.py cudahost --device --run cuda_$name
+    done
+fi
+
+# 4. compute-sanitizer over the op tests
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
+for tool in memcheck racecheck; do
+    if [ -n "$sanitizer" ]; then
+        on_device "compute-sanitizer $tool" 90 "$sanitizer" --tool $tool --error-exitcode 9 \
+            build/obj/device/bin/test_cuda_ops --quick
+    else
+        row "compute-sanitizer $tool" "not measured: compute-sanitizer is not installed"
+    fi
+done
+
+# 5. time, beside the peers of the same run
+if [ $dry = 1 ]; then
+    check "benchmark runs without a GPU" 120 "$python" benchmarks/bench_gpu.py --markdown build/bench_gpu.md
+else
+    left=$((460 - (SECONDS - started)))
+    check "benchmark" $((left > 60 ? left : 60)) "$python" benchmarks/bench_gpu.py \
+        --seconds $((left > 90 ? left - 30 : 60)) --markdown build/bench_gpu.md
+fi
+
+{
+    echo "| check | result |"
+    echo "|---|---|"
+    printf '%s\n' "${rows[@]}"
+    echo
+    [ -f build/bench_gpu.md ] && cat build/bench_gpu.md
+} >"$table"
+echo
+cat "$table"
+echo
+echo "$((SECONDS - started)) s; table in $table, output of every step in $log"
+exit $failed
