@@ -1,5 +1,5 @@
 /* cuda_attention.cu: attention over packed sequences, forward; see cuda_attention.cuh. */
-#include "backend_cuda/cuda_attention.cuh"
+#include "backend_cuda/cuda_attention_mma.cuh"
 #include "backend_cuda/cuda_table.cuh"
 
 /* Shared: q, k, v tiles, scores [32][33]. */
@@ -170,6 +170,12 @@ void cuda_attention_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf
     }
     const int rows = cuda_rows_count(cuda, pack, SMHF_AXIS_ROWS), D = k.cols / heads;
     if (rows == 0) {
+        return;
+    }
+    if (q.dtype == SMHF_DTYPE_BF16 && query_axis == SMHF_AXIS_TOKENS && cuda_attention_mma_fits(D)) {
+        const attention_view<bf16> a =
+            view_of<bf16>(cuda, out, lse, q, k, v, pack, heads, scale, dropout);
+        cuda_attention_mma_fwd(cuda, &a, rows, cuda_longest(cuda, pack));
         return;
     }
     CUDA_DTYPE(q.dtype, T, ATT_SIZES(D, SIZE, {

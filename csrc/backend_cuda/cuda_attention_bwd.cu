@@ -3,7 +3,7 @@
  * Probabilities are made again from lse. Two kernels, one that owns queries (dq) and one that owns
  * keys (dk, dv): each output has one writer and one order of sums, so the bits are the same every
  * time; the price is that scores are made twice. */
-#include "backend_cuda/cuda_attention.cuh"
+#include "backend_cuda/cuda_attention_mma.cuh"
 #include "backend_cuda/cuda_table.cuh"
 
 /* sum over keys of p dp, dropout included, is dout . out: for the row of these four lanes. */
@@ -198,6 +198,30 @@ __global__ void __launch_bounds__(ATT_THREADS) attention_rows_bwd_kernel(attenti
     }
 }
 
+template <typename T>
+static attention_view<T> view_of(const cuda_device *cuda, smhf_tensor dq, smhf_tensor dk,
+                                 smhf_tensor dv, smhf_tensor dout, smhf_tensor out, smhf_tensor lse,
+                                 smhf_tensor q, smhf_tensor k, smhf_tensor v, const smhf_pack *pack,
+                                 int32_t heads, float scale, smhf_dropout dropout) {
+    attention_view<T> a = {};
+    a.q = cuda_rows_of<const T>(q);
+    a.k = cuda_rows_of<const T>(k);
+    a.v = cuda_rows_of<const T>(v);
+    a.out = cuda_rows_of<const T>(out);
+    a.dout = cuda_rows_of<const T>(dout);
+    a.dq = cuda_rows_of<T>(dq);
+    a.dk = cuda_rows_of<T>(dk);
+    a.dv = cuda_rows_of<T>(dv);
+    a.lse = cuda_rows_of<float>(lse);
+    a.heads = heads;
+    a.D = k.cols / heads;
+    a.tiles = cuda_blocks(cuda_longest(cuda, pack), ATT_TILE);
+    a.scale = scale;
+    a.pack = cuda_pack_of(pack, SMHF_AXIS_ROWS);
+    a.drop = cuda_drop_of(dropout);
+    return a;
+}
+
 void cuda_attention_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dk, smhf_tensor dv,
                         smhf_tensor dout, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
                         smhf_tensor k, smhf_tensor v, const smhf_pack *pack, smhf_axis query_axis,
@@ -214,23 +238,15 @@ void cuda_attention_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dk, smhf_t
     if (rows == 0) {
         return;
     }
+    if (q.dtype == SMHF_DTYPE_BF16 && query_axis == SMHF_AXIS_TOKENS && cuda_attention_mma_fits(D)) {
+        const attention_view<bf16> a = view_of<bf16>(cuda, dq, dk, dv, dout, out, lse, q, k, v, pack,
+                                                     heads, scale, dropout);
+        cuda_attention_mma_bwd(cuda, &a, rows, cuda_longest(cuda, pack));
+        return;
+    }
     CUDA_DTYPE(q.dtype, T, ATT_SIZES(D, SIZE, {
-                   attention_view<T> a = {};
-                   a.q = cuda_rows_of<const T>(q);
-                   a.k = cuda_rows_of<const T>(k);
-                   a.v = cuda_rows_of<const T>(v);
-                   a.out = cuda_rows_of<const T>(out);
-                   a.dout = cuda_rows_of<const T>(dout);
-                   a.dq = cuda_rows_of<T>(dq);
-                   a.dk = cuda_rows_of<T>(dk);
-                   a.dv = cuda_rows_of<T>(dv);
-                   a.lse = cuda_rows_of<float>(lse);
-                   a.heads = heads;
-                   a.D = D;
-                   a.tiles = cuda_blocks(cuda_longest(cuda, pack), ATT_TILE);
-                   a.scale = scale;
-                   a.pack = cuda_pack_of(pack, SMHF_AXIS_ROWS);
-                   a.drop = cuda_drop_of(dropout);
+                   const attention_view<T> a = view_of<T>(cuda, dq, dk, dv, dout, out, lse, q, k, v,
+                                                          pack, heads, scale, dropout);
                    const dim3 grid((unsigned)(rows * a.tiles), (unsigned)heads);
                    const size_t tiles = 4 * ATT_TILE * (SIZE + 1) * sizeof(float);
                    const size_t square = ATT_TILE * (ATT_TILE + 1) * sizeof(float);

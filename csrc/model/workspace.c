@@ -44,6 +44,20 @@ static int32_t round_up(size_t count, int32_t step) {
     return rounded > INT32_MAX ? INT32_MAX : (int32_t)rounded;
 }
 
+/* Activations grow with the tokens: the free memory tells how many there is room for. */
+static void say_what_fits(smhf_device *dev, const smhf_plan_shape *shape, size_t bytes,
+                          smhf_error *err) {
+    smhf_device_info info;
+    dev->backend->describe(dev, &info);
+    const double fit = 0.9 * (double)info.memory_free * (double)shape->tokens / (double)bytes;
+    if (info.memory_free > 0 && fit < (double)shape->tokens) {
+        smhf_error_prefix(err, "activations of %d tokens in %d rows (about %.0f tokens would fit)",
+                          shape->tokens, shape->rows, fit);
+    } else {
+        smhf_error_prefix(err, "activations of %d tokens in %d rows", shape->tokens, shape->rows);
+    }
+}
+
 static smhf_status acquire(smhf_workspace *ws, smhf_plan_shape shape, smhf_error *err) {
     const smhf_config *config = shape.config;
     const smhf_limits limits = {
@@ -64,11 +78,15 @@ static smhf_status acquire(smhf_workspace *ws, smhf_plan_shape shape, smhf_error
     if (ws->chunk_offsets == NULL) {
         return smhf_fail_nomem(err, "workspace", (size_t)shape.rows * sizeof *ws->chunk_offsets);
     }
-    SMHF_TRY(ws->dev->backend->reserve(ws->dev, &limits, err));
-    SMHF_TRY(smhf_pack_new(ws->dev, shape.tokens, shape.rows, &ws->pack, err));
-    const smhf_status status = ws->dev->backend->alloc(ws->dev, &ws->block, bytes, err);
+    smhf_status status = ws->dev->backend->reserve(ws->dev, &limits, err);
+    if (status == SMHF_OK) {
+        status = smhf_pack_new(ws->dev, shape.tokens, shape.rows, &ws->pack, err);
+    }
+    if (status == SMHF_OK) {
+        status = ws->dev->backend->alloc(ws->dev, &ws->block, bytes, err);
+    }
     if (status != SMHF_OK) {
-        smhf_error_prefix(err, "activations of %d tokens in %d rows", shape.tokens, shape.rows);
+        say_what_fits(ws->dev, &shape, bytes, err);
         return status;
     }
     smhf_plan_make(&ws->plan, &shape, ws->block);

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from smhf_native.model import _model
 from smhf_native.model import precision as precisions
+from smhf_native.model.backends import warn_of_fallback
 from smhf_native.model.inputs import as_batch
 from smhf_native.paths import real_path
 
@@ -139,6 +140,7 @@ class Model:
         wanted = precisions.resolve(precision)
         start = "fp32" if wanted == "auto" else wanted
         core = _model.Model.open(real_path(path), num_labels or 0, device, start, seed)
+        warn_of_fallback(device, core.info()["backend"])
         config = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))
         model = cls(core, config)
         if wanted == "auto":
@@ -170,6 +172,7 @@ class Model:
         text = json.dumps(dict(config)).encode()
         wanted = precisions.resolve(precision)
         core = _model.Model.new(text, num_labels or 0, device, "fp32" if wanted == "auto" else wanted, seed)
+        warn_of_fallback(device, core.info()["backend"])
         return cls(core, json.loads(text))
 
     def __call__(

@@ -130,6 +130,46 @@ static void test_bert_beside_cpu(void) {
     compare_courses(BERT_TOY);
 }
 
+#ifndef SMHF_REAL_DEVICE
+/* Too large a batch is an error with numbers; the trainer goes on with a smaller one. */
+static void test_too_large_a_batch(void) {
+    enum { MANY = 4000, LENGTH = 32 };
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_model_options options = SMHF_MODEL_DEFAULTS;
+    smhf_trainer_options training = SMHF_TRAINER_DEFAULTS;
+    smhf_model *model = NULL;
+    smhf_trainer *trainer = NULL;
+    float loss = 0.0f;
+    int32_t *ids = malloc(MANY * LENGTH * sizeof *ids), *labels = calloc(MANY, sizeof *labels);
+    int32_t *offsets = malloc((MANY + 1) * sizeof *offsets);
+    for (int i = 0; i < MANY * LENGTH; i++) {
+        ids[i] = i % 50;
+        offsets[i / LENGTH] = i / LENGTH * LENGTH;
+    }
+    offsets[MANY] = MANY * LENGTH;
+    setenv("SMHF_CUDA_HOST_MEMORY", "104857600", 1);
+    options.device = DEVICE;
+    training.total_steps = 10;
+    CHECK_OK(smhf_model_new(smhf_bytes_from_string(TOY), &options, &model, &err), &err);
+    CHECK_OK(smhf_trainer_new(model, &training, &trainer, &err), &err);
+    const smhf_batch large = {ids, NULL, offsets, MANY}, small = {ids, NULL, offsets, 6};
+    smhf_examples examples = {.batch = &large, .labels = {labels, 4}};
+    CHECK_INT(smhf_trainer_forward_backward(trainer, &examples, &loss, &err), SMHF_E_NOMEM);
+    CHECK(strstr(err.message, "128000 tokens in 4000 rows (about ") != NULL);
+    CHECK(strstr(err.message, "tokens would fit") != NULL);
+    CHECK(strstr(err.message, "of 100.0 MiB are free") != NULL);
+    examples.batch = &small;
+    CHECK_OK(smhf_trainer_forward_backward(trainer, &examples, &loss, &err), &err);
+    CHECK(isfinite(loss));
+    smhf_trainer_free(trainer);
+    smhf_model_free(model);
+    unsetenv("SMHF_CUDA_HOST_MEMORY");
+    free(ids);
+    free(labels);
+    free(offsets);
+}
+#endif
+
 int main(void) {
     const char *source = getenv("SMHF_SOURCE_ROOT");
     snprintf(root, sizeof root, "%s/tests/golden/model", source != NULL ? source : ".");
@@ -140,6 +180,9 @@ int main(void) {
     }
     RUN(test_distilbert_beside_cpu);
     RUN(test_bert_beside_cpu);
+#ifndef SMHF_REAL_DEVICE
+    RUN(test_too_large_a_batch);
+#endif
     setenv("SMHF_DEVICE", DEVICE, 1); /* the tests of the model room open "auto" */
     RUN(test_golden_distilbert);
     RUN(test_golden_bert);
