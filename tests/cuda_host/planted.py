@@ -38,6 +38,13 @@ ERRORS = [
     ("a barrier in a branch", "cuda_dropout.cu",
      "    parts[warp][lane] = sum;\n    __syncthreads();",
      "    parts[warp][lane] = sum;\n    if (warp > 0) {\n        __syncthreads();\n    }", "cuda_dropout.cu"),
+    ("a fragment from the wrong column", "cuda_attention_mma.cuh",
+     "a[2] = load_pair(p + 8);", "a[2] = load_pair(p + 10);", "cuda_attention_mma.cu"),
+    ("the mask of the other row", "cuda_attention_mma.cuh",
+     "const uint32_t low = odd ? other : mine", "const uint32_t low = odd ? mine : other", "cuda_attention_mma.cu"),
+    ("one query too many in a tile's tail", "cuda_attention_mma.cuh",
+     "if (row < r.length) {\n            bf16 *to", "if (row <= r.length) {\n            bf16 *to",
+     "cuda_attention_mma.cu"),
 ]  # fmt: skip
 
 
@@ -70,11 +77,15 @@ def main() -> int:
     folder = buildconf.flavour("")
     objects = buildconf.cuda_host_objects("", folder / "cuda_host")
     flags = [*buildconf.cflags(""), f"-I{ROOT / 'tests' / 'c'}", f"-I{ROOT / 'tests'}"]
-    test = buildconf.CUDA_HOST / "test_cuda_ops.c"
-    rest = buildconf.compile_all([test, *buildconf.core_sources()], flags, folder)
+    core = buildconf.compile_all(buildconf.core_sources(), flags, folder)
+    tests = {
+        name: buildconf.compile_all([buildconf.CUDA_HOST / f"test_cuda_{name}.c"], flags, folder)
+        for name in ("ops", "bf16")
+    }
     unseen = 0
     for what, name, text, replacement, source in ERRORS:
-        seen = caught(name, text, replacement, source, objects, rest)
+        test = tests["bf16" if "mma" in source else "ops"]
+        seen = caught(name, text, replacement, source, objects, [*test, *core])
         print(f"{'caught' if seen else 'UNSEEN'}: {what} ({name})", flush=True)
         unseen += not seen
     print(f"{len(ERRORS) - unseen} passed, {unseen} failed, 0 skipped")

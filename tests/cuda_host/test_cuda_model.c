@@ -20,7 +20,7 @@ static const char BERT_TOY[] =
 /* What ten steps left behind. */
 typedef struct course {
     float losses[TRAIN_STEPS], norms[TRAIN_STEPS], logits[TRAIN_ROWS * 3];
-    float *gradients, *parameters; /* of the last step; of the end */
+    float *first, *gradients, *parameters; /* gradients of the first and last step; of the end */
     size_t floats;
 } course;
 
@@ -66,7 +66,8 @@ static void read_all(smhf_model *model, smhf_trainer *trainer, course *out) {
     CHECK_INT(at, out->floats);
 }
 
-static void run_course(const char *device, const char *config, course *out) {
+static void run_course(const char *device, const char *precision, const char *config,
+                       course *out) {
     smhf_error err = SMHF_ERROR_INIT;
     smhf_model_options options = SMHF_MODEL_DEFAULTS;
     smhf_trainer_options training = SMHF_TRAINER_DEFAULTS;
@@ -75,6 +76,7 @@ static void run_course(const char *device, const char *config, course *out) {
     smhf_step_report report;
     int32_t ids[200], types[200], offsets[TRAIN_ROWS + 1], labels[TRAIN_ROWS];
     options.device = device;
+    options.precision = precision;
     training.learning_rate = 1e-3;
     training.total_steps = 20;
     training.weight_decay = 0.01;
@@ -85,6 +87,11 @@ static void run_course(const char *device, const char *config, course *out) {
         const smhf_batch batch = batch_of(step, ids, types, offsets, labels);
         const smhf_examples examples = {.batch = &batch, .labels = {labels, 4}};
         CHECK_OK(smhf_trainer_forward_backward(trainer, &examples, &out->losses[step], &err), &err);
+        if (step == 0) {
+            read_all(model, trainer, out);
+            out->first = out->gradients;
+            free(out->parameters);
+        }
         CHECK_OK(smhf_trainer_optimizer_step(trainer, &report, &err), &err);
         out->norms[step] = (float)report.grad_norm;
     }
@@ -93,6 +100,12 @@ static void run_course(const char *device, const char *config, course *out) {
     read_all(model, trainer, out);
     smhf_trainer_free(trainer);
     smhf_model_free(model);
+}
+
+static void course_free(course *c) {
+    free(c->first);
+    free(c->gradients);
+    free(c->parameters);
 }
 
 static double farthest(const float *x, const float *y, size_t n) {
@@ -104,11 +117,21 @@ static double farthest(const float *x, const float *y, size_t n) {
     return worst;
 }
 
+/* |x - y| / |y|, lengths of vectors. */
+static double apart(const float *x, const float *y, size_t n) {
+    double off = 0.0, size = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        off += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
+        size += (double)y[i] * (double)y[i];
+    }
+    return sqrt(off / size);
+}
+
 /* Dropout on: the masks are the same, so the courses are. */
 static void compare_courses(const char *config) {
     course cpu, cuda;
-    run_course("cpu", config, &cpu);
-    run_course(DEVICE, config, &cuda);
+    run_course("cpu", "fp32", config, &cpu);
+    run_course(DEVICE, "fp32", config, &cuda);
     CHECK_INT(cuda.floats, cpu.floats);
     CHECK(farthest(cuda.losses, cpu.losses, TRAIN_STEPS) <= 1e-5);
     CHECK(farthest(cuda.norms, cpu.norms, TRAIN_STEPS) <= 1e-4);
@@ -116,10 +139,30 @@ static void compare_courses(const char *config) {
     CHECK(farthest(cuda.gradients, cpu.gradients, cpu.floats) <= 2e-5);
     CHECK(farthest(cuda.parameters, cpu.parameters, cpu.floats) <= 2e-5);
     CHECK(fabsf(cpu.losses[0] - cpu.losses[TRAIN_STEPS - 1]) > 1e-3f); /* something was learnt */
-    free(cpu.gradients);
-    free(cpu.parameters);
-    free(cuda.gradients);
-    free(cuda.parameters);
+    CHECK(apart(cuda.first, cpu.first, cpu.floats) <= 5e-6); /* both round */
+    course_free(&cpu);
+    course_free(&cuda);
+}
+
+static const char WIDE_TOY[] = /* heads of 64: tensor cores */
+    "{\"model_type\": \"distilbert\", \"vocab_size\": 50, \"max_position_embeddings\": 70, "
+    "\"dim\": 128, \"n_heads\": 2, \"n_layers\": 2, \"hidden_dim\": 192, \"dropout\": 0.1, "
+    "\"attention_dropout\": 0.1, \"seq_classif_dropout\": 0.1, \"num_labels\": 3}";
+
+/* BF16 activations and products, F32 master weights, the same masks: the course is that of F32 but
+ * for rounding (8 bits a number). */
+static void test_bf16_follows_fp32(void) {
+    course exact, half;
+    run_course("cpu", "fp32", WIDE_TOY, &exact);
+    run_course(DEVICE, "bf16", WIDE_TOY, &half);
+    CHECK_INT(half.floats, exact.floats);
+    CHECK(farthest(half.losses, exact.losses, TRAIN_STEPS) <= 1e-3);
+    CHECK(farthest(half.logits, exact.logits, TRAIN_ROWS * 3) <= 5e-3);
+    const double off = apart(half.first, exact.first, exact.floats);
+    CHECK(off <= 0.015);
+    CHECK(off > 1e-5); /* something was rounded */
+    course_free(&exact);
+    course_free(&half);
 }
 
 static void test_distilbert_beside_cpu(void) {
@@ -180,6 +223,7 @@ int main(void) {
     }
     RUN(test_distilbert_beside_cpu);
     RUN(test_bert_beside_cpu);
+    RUN(test_bf16_follows_fp32);
 #ifndef SMHF_REAL_DEVICE
     RUN(test_too_large_a_batch);
 #endif
