@@ -77,10 +77,10 @@ static void multiply(const cpu_kernels *kernels, float *c, int64_t ldc, int32_t 
             int32_t rows = least(m - i, height);
             float *to = c + i * ldc + j;
             if (roomy || cols == width) {
-                kernels->gemm_tile(to, ldc, a + i * row, row, step, panel, k, rows, add);
+                kernels->gemm_tile(to, ldc, a + i * row, row, step, panel, k, rows, NULL, add);
                 continue;
             }
-            kernels->gemm_tile(edge, width, a + i * row, row, step, panel, k, rows, 0);
+            kernels->gemm_tile(edge, width, a + i * row, row, step, panel, k, rows, NULL, 0);
             for (int32_t r = 0; r < rows; r++) {
                 for (int32_t q = 0; q < cols; q++) {
                     to[r * ldc + q] = edge[r * width + q] + (add ? to[r * ldc + q] : 0.0f);

@@ -27,9 +27,10 @@ typedef struct f32_task {
     const float *panels; /* of the whole weight; NULL: each task makes its own */
     int32_t block_k;     /* depends on k only */
     int32_t block_rows, strip, strips, panel_count;
-    int copy_a;  /* rows of A lie a multiple of 2 KiB apart: they would share a cache set */
-    int finish;  /* the epilogue has something to do */
-    int through; /* sums must not touch y before the epilogue: it reads `saved` there */
+    int copy_a;        /* rows of A lie a multiple of 2 KiB apart: they would share a cache set */
+    cpu_epilogue rest; /* the epilogue but for bias and pre */
+    int finish;        /* it has something to do */
+    int through;       /* sums must not touch y before the epilogue: it reads `saved` there */
     size_t panel_at, edge_at; /* floats from the start of a slot's scratch */
 } f32_task;
 
@@ -72,21 +73,26 @@ static void run_tile(const f32_task *task, const float *a, int64_t lda, const fl
     float *c = cpu_row(task->c, row) + col;
     int add = k0 > 0 || e->accumulate, last = k0 + depth == task->p.k;
     if (cols == kernels->panel && !task->through) {
-        kernels->gemm_tile(c, task->c.ld, a, lda, 1, b, depth, rows, add);
-    } else {
-        kernels->gemm_tile(edge, kernels->panel, a, lda, 1, b, depth, rows, 0);
-        if (k0 == 0 && last) {
-            kernels->finish(e, edge, kernels->panel, row, rows, col, cols);
-            return;
+        /* the bias is where the sums start */
+        const float *start = e->bias != NULL && k0 == 0 ? e->bias + col : NULL;
+        kernels->gemm_tile(c, task->c.ld, a, lda, 1, b, depth, rows, start, add);
+        if (last && task->finish) {
+            kernels->finish(&task->rest, c, task->c.ld, row, rows, col, cols);
         }
-        for (int32_t r = 0; r < rows; r++) {
-            for (int32_t i = 0; i < cols; i++) {
-                float before = add ? c[r * task->c.ld + i] : 0.0f;
-                c[r * task->c.ld + i] = edge[r * kernels->panel + i] + before;
-            }
+        return;
+    }
+    kernels->gemm_tile(edge, kernels->panel, a, lda, 1, b, depth, rows, NULL, 0);
+    if (k0 == 0 && last) {
+        kernels->finish(e, edge, kernels->panel, row, rows, col, cols);
+        return;
+    }
+    for (int32_t r = 0; r < rows; r++) {
+        for (int32_t i = 0; i < cols; i++) {
+            float before = add ? c[r * task->c.ld + i] : 0.0f;
+            c[r * task->c.ld + i] = edge[r * kernels->panel + i] + before;
         }
     }
-    if (last && task->finish) {
+    if (last && !e->accumulate) {
         kernels->finish(e, c, task->c.ld, row, rows, col, cols);
     }
 }
@@ -245,8 +251,10 @@ void cpu_f32_linear(const cpu_product *product) {
         return;
     }
     f32_task task = {.p = *product, .c = e->pre.data != NULL ? e->pre : e->y};
-    task.finish = !e->accumulate &&
-                  (e->bias != NULL || e->act != SMHF_ACT_NONE || e->pre.data != NULL || e->slope);
+    task.rest = *e; /* what gemm_tile has not done */
+    task.rest.bias = NULL;
+    task.rest.pre = SMHF_TENSOR_NONE;
+    task.finish = !e->accumulate && (e->act != SMHF_ACT_NONE || e->pre.data != NULL || e->slope);
     task.through = e->slope && e->y.data == e->saved.data;
     task.block_k = task.through ? product->k : block_k_of(product->k);
     task.copy_a = product->lda % 512 == 0 && product->m > 1;
@@ -301,11 +309,12 @@ static void gradient_tile(const gradient_task *task, int32_t group, int32_t pane
     const float *b = task->panels + (size_t)col * (size_t)task->depth;
     float *c = cpu_row(task->dw, row) + col;
     if (cols == kernels->panel) {
-        kernels->gemm_tile(c, task->dw.ld, a, 1, kernels->tile_rows, b, task->depth, rows, 1);
+        kernels->gemm_tile(c, task->dw.ld, a, 1, kernels->tile_rows, b, task->depth, rows, NULL, 1);
         return;
     }
     float edge[12 * 32];
-    kernels->gemm_tile(edge, kernels->panel, a, 1, kernels->tile_rows, b, task->depth, rows, 0);
+    kernels->gemm_tile(edge, kernels->panel, a, 1, kernels->tile_rows, b, task->depth, rows, NULL,
+                       0);
     for (int32_t r = 0; r < rows; r++) {
         for (int32_t i = 0; i < cols; i++) {
             c[r * task->dw.ld + i] += edge[r * kernels->panel + i];

@@ -68,10 +68,11 @@ typedef struct cpu_kernels {
     void (*adamw)(float *param, const float *grad, float *m, float *v, size_t n,
                   const cpu_adamw *constants);
 
-    /* cpu_kernels_matrix.h: c[r][j] = (add ? c[r][j] : 0) + sum over p of a[r * row + p * step] *
-     * b[p * panel + j] for r < rows <= tile_rows, j < panel; panels of B or B^T; groups of A^T */
+    /* cpu_kernels_matrix.h: c[r][j] = (add ? c[r][j] : 0) + (start ? start[j] : 0) + sum over p of
+     * a[r * row + p * step] * b[p * panel + j] for r < rows <= tile_rows, j < panel */
     void (*gemm_tile)(float *c, int64_t ldc, const float *a, int64_t row, int64_t step,
-                      const float *b, int k, int rows, int add);
+                      const float *b, int k, int rows, const float *start, int add);
+    /* panels of B or B^T; groups of A^T */
     void (*pack_rows)(float *panel, const float *src, int64_t ld, int cols, int k);
     void (*pack_columns)(float *panel, const float *src, int64_t ld, int cols, int k);
     void (*pack_groups)(float *out, const float *src, int64_t ld, int cols, int k);

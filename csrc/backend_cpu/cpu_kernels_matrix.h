@@ -66,11 +66,13 @@ static inline vec vec_fma(vec a, vec b, vec c) { /* rounds twice */
 /* `rows` is a constant wherever this is inlined. */
 static inline __attribute__((always_inline)) void tile_of(const int rows, float *c, int64_t ldc,
                                                           const float *a, int64_t row, int64_t step,
-                                                          const float *b, int k, int add) {
+                                                          const float *b, int k, const float *start,
+                                                          int add) {
     vec sum[TILE_ROWS][2];
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++) {
-        sum[r][0] = sum[r][1] = vec_all(0.0f);
+        sum[r][0] = start != NULL ? vec_load(start) : vec_all(0.0f);
+        sum[r][1] = start != NULL ? vec_load(start + VEC) : vec_all(0.0f);
         __builtin_prefetch(c + r * ldc, 1);
         __builtin_prefetch(c + r * ldc + PANEL - 1, 1);
     }
@@ -101,10 +103,10 @@ static inline __attribute__((always_inline)) void tile_of(const int rows, float 
 }
 
 static void kernel_gemm_tile(float *c, int64_t ldc, const float *a, int64_t row, int64_t step,
-                             const float *b, int k, int rows, int add) {
+                             const float *b, int k, int rows, const float *start, int add) {
 #define ROWS_CASE(n)                                                                               \
     case n:                                                                                        \
-        tile_of(n, c, ldc, a, row, step, b, k, add);                                               \
+        tile_of(n, c, ldc, a, row, step, b, k, start, add);                                        \
         break
     switch (rows) {
         ROWS_CASE(1);

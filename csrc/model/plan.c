@@ -28,6 +28,18 @@ static smhf_tensor reuse(smhf_tensor tensor, int32_t rows, int32_t cols) {
     return smhf_tensor_of(tensor.data, rows, cols, tensor.dtype);
 }
 
+/* Rows a multiple of 2 KiB apart would all lie in the same few sets of a processor's first cache.
+ */
+static int32_t gap_of(int32_t cols, smhf_dtype dtype) {
+    return ((size_t)cols * smhf_dtype_size(dtype)) % 2048 == 0 ? 32 : 0;
+}
+
+/* The first columns of wider rows: a gap stays between them. */
+static smhf_tensor narrow(smhf_tensor tensor, int32_t cols) {
+    tensor.cols = cols;
+    return tensor;
+}
+
 /* q, k and v as columns: of one [T, 3H] tensor, or k and v of a [T, 2H] one beside a given q. */
 static void split(smhf_layer_activations *a, int last, int32_t H) {
     if (last) {
@@ -50,7 +62,8 @@ static void plan_inference(smhf_plan *plan, cursor *c) {
     const smhf_tensor buffer_a = take(c, T, H, dtype);
     const smhf_tensor buffer_b = take(c, T, H, dtype);
     const smhf_tensor buffer_c = take(c, T, H, dtype);
-    const smhf_tensor buffer_g = take(c, T, F > 3 * H ? F : 3 * H, dtype);
+    const int32_t wide = F + gap_of(F, dtype);
+    const smhf_tensor buffer_g = take(c, T, wide > 3 * H ? wide : 3 * H, dtype);
     const smhf_tensor cls = take(c, B, H, dtype);
     const smhf_tensor q_cls = take(c, B, H, dtype);
 
@@ -67,7 +80,7 @@ static void plan_inference(smhf_plan *plan, cursor *c) {
         split(a, last, H);
         a->context = a->hidden = reuse(buffer_b, n, H);
         a->projected = a->ffn_out = reuse(buffer_c, n, H);
-        a->ffn = reuse(buffer_g, n, F);
+        a->ffn = narrow(reuse(buffer_g, n, wide), F);
         a->out = reuse(buffer_a, n, H);
     }
     plan->pooled = plan->dropped = reuse(buffer_b, B, H);
@@ -99,8 +112,8 @@ static void plan_training(smhf_plan *plan, cursor *c) {
         a->projected = a->sum1 = take(c, n, H, dtype);
         a->stats1 = take(c, n, 2, SMHF_DTYPE_F32);
         a->hidden = take(c, n, H, dtype);
-        a->pre = take(c, n, F, dtype);
-        a->ffn = take(c, n, F, dtype);
+        a->pre = narrow(take(c, n, F + gap_of(F, dtype), dtype), F);
+        a->ffn = narrow(take(c, n, F + gap_of(F, dtype), dtype), F);
         a->ffn_out = a->sum2 = take(c, n, H, dtype);
         a->stats2 = take(c, n, 2, SMHF_DTYPE_F32);
         a->out = take(c, n, H, dtype);
