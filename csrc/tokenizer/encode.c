@@ -95,35 +95,49 @@ static smhf_status reserve_row(smhf_worker *worker, smhf_error *err) {
 }
 #undef GROW
 
-static void put_tokens(smhf_worker *worker, const smhf_piece *data, window part, int sequence,
+static void put_tokens(smhf_worker *worker, const smhf_pieces *pieces, window part, int sequence,
                        int32_t type_id, unsigned want) {
     size_t at = worker->tokens, count = part.end - part.begin;
-    if (count == 0) { /* `data` and the worker's arrays may not exist yet */
+    if (count == 0) { /* arrays may not exist yet */
         return;
     }
-    const smhf_piece *pieces = data + part.begin;
+    memcpy(worker->ids + at, pieces->ids + part.begin, count * sizeof *worker->ids);
     for (size_t i = 0; i < count; i++) {
-        worker->ids[at + i] = pieces[i].id;
         worker->type_ids[at + i] = type_id;
     }
     if (want & SMHF_WANT_OFFSETS) {
-        for (size_t i = 0; i < count; i++) {
-            worker->offsets[2 * (at + i)] = pieces[i].begin;
-            worker->offsets[2 * (at + i) + 1] = pieces[i].end;
-        }
+        memcpy(worker->offsets + 2 * at, pieces->spans + 2 * part.begin,
+               2 * count * sizeof *worker->offsets);
     }
     if (want & SMHF_WANT_WORD_IDS) {
-        for (size_t i = 0; i < count; i++) {
-            worker->word_ids[at + i] = pieces[i].word;
-        }
+        memcpy(worker->word_ids + at, pieces->words + part.begin, count * sizeof *worker->word_ids);
     }
     if (want & SMHF_WANT_SEQUENCE_IDS) {
         memset(worker->sequence_ids + at, sequence, count);
     }
     if (want & SMHF_WANT_SPECIAL_MASK) {
-        memset(worker->special_mask + at, sequence < 0, count);
+        memset(worker->special_mask + at, 0, count);
     }
     worker->tokens += count;
+}
+
+/* One special token of the template: no span, no word, no sequence. */
+static void put_special(smhf_worker *worker, const smhf_template_piece *piece, unsigned want) {
+    size_t at = worker->tokens++;
+    worker->ids[at] = piece->id;
+    worker->type_ids[at] = piece->type_id;
+    if (want & SMHF_WANT_OFFSETS) {
+        worker->offsets[2 * at] = worker->offsets[2 * at + 1] = 0;
+    }
+    if (want & SMHF_WANT_WORD_IDS) {
+        worker->word_ids[at] = -1;
+    }
+    if (want & SMHF_WANT_SEQUENCE_IDS) {
+        worker->sequence_ids[at] = -1;
+    }
+    if (want & SMHF_WANT_SPECIAL_MASK) {
+        worker->special_mask[at] = 1;
+    }
 }
 
 typedef struct batch {
@@ -133,6 +147,7 @@ typedef struct batch {
     const smhf_template *template;
     size_t count, chunk;
     size_t limit; /* tokens that texts may have together; SIZE_MAX: no truncation */
+    size_t stop;  /* tokens of a text after which the rest of it changes nothing */
     smhf_worker *workers[MAX_CHUNKS];
     smhf_status status[MAX_CHUNKS];
     smhf_error errors[MAX_CHUNKS];
@@ -151,12 +166,11 @@ static smhf_status put_row(const batch *b, smhf_worker *worker, size_t sample, w
     for (int i = 0; i < template->count; i++) {
         const smhf_template_piece *piece = &template->pieces[i];
         if (piece->sequence == 0) {
-            put_tokens(worker, worker->first.data, first, 0, piece->type_id, b->options->want);
+            put_tokens(worker, &worker->first, first, 0, piece->type_id, b->options->want);
         } else if (piece->sequence == 1) {
-            put_tokens(worker, worker->second.data, second, 1, piece->type_id, b->options->want);
+            put_tokens(worker, &worker->second, second, 1, piece->type_id, b->options->want);
         } else if (b->options->add_special_tokens) {
-            smhf_piece special = {piece->id, 0, 0, -1};
-            put_tokens(worker, &special, (window){0, 1}, -1, piece->type_id, b->options->want);
+            put_special(worker, piece, b->options->want);
         }
     }
     worker->row_lengths[worker->rows] = (int32_t)(worker->tokens - before);
@@ -272,15 +286,19 @@ static smhf_status encode_side(const batch *b, smhf_worker *worker, const smhf_t
                                const size_t *starts, const char *name, size_t row, smhf_pieces *out,
                                smhf_error *err) {
     smhf_status status = SMHF_OK;
+    smhf_segment_options how = {
+        .split_special = b->options->split_special_tokens,
+        .detail = (b->options->want & (SMHF_WANT_OFFSETS | SMHF_WANT_WORD_IDS)) != 0,
+        .word = -1,
+        .stop = b->stop,
+    };
     out->count = 0;
     if (starts == NULL) {
-        status = smhf_segment_text(b->tokenizer, worker, &texts[row],
-                                   b->options->split_special_tokens, -1, out, err);
+        status = smhf_segment_text(b->tokenizer, worker, &texts[row], &how, out, err);
     } else {
         for (size_t i = starts[row]; i < starts[row + 1] && status == SMHF_OK; i++) {
-            status =
-                smhf_segment_text(b->tokenizer, worker, &texts[i], b->options->split_special_tokens,
-                                  (int32_t)(i - starts[row]), out, err);
+            how.word = (int32_t)(i - starts[row]);
+            status = smhf_segment_text(b->tokenizer, worker, &texts[i], &how, out, err);
         }
     }
     if (status != SMHF_OK) {
@@ -489,6 +507,13 @@ smhf_status smhf_tokenizer_encode_batch(const smhf_tokenizer *tokenizer,
     status = check_options(&b, &b.limit, err);
     if (status != SMHF_OK) {
         goto done;
+    }
+    /* A row cut on the right needs no more than one token beyond the cut. Pairs need both lengths:
+     * which side gives way depends on them. */
+    b.stop = SIZE_MAX;
+    if (pairs == NULL && b.limit > 0 && b.limit < SIZE_MAX && !b.options->overflow &&
+        !b.options->truncation_left && b.options->truncation != SMHF_TRUNCATE_ONLY_SECOND) {
+        b.stop = b.limit + 1;
     }
     smhf_parallel_for(count, b.chunk, encode_chunk, &b);
     for (size_t slot = 0; slot < chunks && status == SMHF_OK; slot++) {

@@ -32,7 +32,7 @@ void smhf_worker_release(const smhf_tokenizer *tokenizer, smhf_worker *worker) {
     worker->tokens = worker->rows = worker->truncated_count = 0;
     /* A rare huge text must not hold its scratch for ever. */
     if (worker->normalized.capacity <= 1u << 20 && worker->token_capacity <= 1u << 20 &&
-        worker->word_capacity <= 1u << 16) {
+        worker->lane.capacity <= 1u << 20 && worker->word_capacity <= 1u << 16) {
         for (int i = 0; i < SMHF_WORKER_CACHE; i++) {
             smhf_worker *none = NULL;
             if (atomic_compare_exchange_strong(&cache->idle[i], &none, worker)) {
@@ -43,16 +43,23 @@ void smhf_worker_release(const smhf_tokenizer *tokenizer, smhf_worker *worker) {
     smhf_worker_free(worker);
 }
 
+static void pieces_deinit(smhf_pieces *pieces) {
+    smhf_free(pieces->ids);
+    smhf_free(pieces->spans);
+    smhf_free(pieces->words);
+}
+
 void smhf_worker_free(smhf_worker *worker) {
     if (worker == NULL) {
         return;
     }
     smhf_normalized_deinit(&worker->normalized);
+    smhf_lane_scratch_deinit(&worker->lane);
     smhf_free(worker->wide);
     smhf_free(worker->word);
     smhf_free(worker->word_start);
-    smhf_free(worker->first.data);
-    smhf_free(worker->second.data);
+    pieces_deinit(&worker->first);
+    pieces_deinit(&worker->second);
     smhf_free(worker->ids);
     smhf_free(worker->type_ids);
     smhf_free(worker->offsets);
@@ -70,36 +77,43 @@ void smhf_worker_free(smhf_worker *worker) {
 typedef struct segmenter {
     const smhf_tokenizer *tokenizer;
     smhf_worker *worker;
+    const smhf_segment_options *options;
     smhf_pieces *out;
-    int32_t word;   /* id of the next word */
-    int fixed_word; /* 1: `word` is given from outside and stays */
+    int32_t word; /* id of the next word */
 } segmenter;
 
 static smhf_status put_piece(segmenter *s, int32_t id, uint32_t begin, uint32_t end,
                              smhf_error *err) {
-    if (s->out->count == s->out->capacity) {
-        SMHF_TRY(smhf_grow(&s->out->data, &s->out->capacity, s->out->count + 1,
-                           sizeof *s->out->data, err));
+    size_t at = s->out->count;
+    SMHF_TRY(smhf_pieces_reserve(s->out, at + 1, err));
+    s->out->ids[at] = id;
+    if (s->options->detail) {
+        s->out->spans[2 * at] = (int32_t)begin;
+        s->out->spans[2 * at + 1] = (int32_t)end;
+        s->out->words[at] = s->word;
     }
-    s->out->data[s->out->count++] = (smhf_piece){id, (int32_t)begin, (int32_t)end, s->word};
+    s->out->count++;
     return SMHF_OK;
 }
 
 static void next_word(segmenter *s) {
-    s->word += !s->fixed_word;
+    s->word += s->options->word < 0;
+}
+
+static smhf_status unknown_error(const smhf_tokenizer *tokenizer, uint32_t at, smhf_error *err) {
+    return smhf_fail(err, SMHF_E_ARG,
+                     "the word at character %u is not in the vocabulary, and "
+                     "neither is the unknown token \"%.*s\"",
+                     (unsigned)at, (int)tokenizer->unk_token.size,
+                     (const char *)tokenizer->unk_token.data);
 }
 
 static smhf_status put_unknown(segmenter *s, const uint32_t *source, size_t count,
                                smhf_error *err) {
-    const smhf_tokenizer *tokenizer = s->tokenizer;
-    if (tokenizer->unk_id < 0) {
-        return smhf_fail(err, SMHF_E_ARG,
-                         "the word at character %u is not in the vocabulary, and "
-                         "neither is the unknown token \"%.*s\"",
-                         (unsigned)source[0], (int)tokenizer->unk_token.size,
-                         (const char *)tokenizer->unk_token.data);
+    if (s->tokenizer->unk_id < 0) {
+        return unknown_error(s->tokenizer, source[0], err);
     }
-    return put_piece(s, tokenizer->unk_id, source[0], source[count - 1] + 1, err);
+    return put_piece(s, s->tokenizer->unk_id, source[0], source[count - 1] + 1, err);
 }
 
 /* UTF-8 of a word into worker->word, with the place of every character and of the end. */
@@ -177,7 +191,7 @@ static smhf_status put_word(segmenter *s, const uint32_t *chars, const uint32_t 
 static smhf_status put_words(segmenter *s, size_t begin, size_t end, smhf_error *err) {
     const uint32_t *chars = s->worker->normalized.chars;
     const uint32_t *source = s->worker->normalized.source;
-    for (size_t at = begin; at < end;) {
+    for (size_t at = begin; at < end && s->out->count < s->options->stop;) {
         if (chars[at] & CHAR_SPACE) {
             at++;
             continue;
@@ -194,22 +208,59 @@ static smhf_status put_words(segmenter *s, size_t begin, size_t end, smhf_error 
     return SMHF_OK;
 }
 
+/* The quick way, where it can be taken: *done tells. */
+static smhf_status put_quickly(segmenter *s, const smhf_text_view *text, size_t begin, size_t end,
+                               int *done, smhf_error *err) {
+    const smhf_tokenizer *tokenizer = s->tokenizer;
+    smhf_lane_scratch *scratch = &s->worker->lane;
+    smhf_lane_job job = {
+        .detail = s->options->detail,
+        .word = s->word,
+        .fixed_word = s->options->word >= 0,
+        .unk_id = tokenizer->unk_id,
+        .max_chars = tokenizer->max_word_chars,
+        .stop = s->options->stop,
+    };
+    SMHF_TRY(tokenizer->lane->normalize(&tokenizer->charmap, text, begin, end,
+                                        job.detail || job.unk_id < 0, scratch, err));
+    if (scratch->seen & (CHAR_MARK | CHAR_SURROGATE | LANE_NUL)) {
+        return SMHF_OK;
+    }
+    *done = 1;
+    SMHF_TRY(tokenizer->lane->match(&tokenizer->vocab, scratch, &job, s->out, err));
+    if (job.unknown != SIZE_MAX) {
+        uint32_t at = scratch->mapped ? scratch->source[job.unknown]
+                                      : scratch->base + (uint32_t)job.unknown;
+        return unknown_error(tokenizer, at, err);
+    }
+    s->word = job.word;
+    return SMHF_OK;
+}
+
 /* One stretch of raw text without raw added tokens. */
 static smhf_status put_stretch(segmenter *s, const smhf_text_view *text, size_t begin, size_t end,
-                               int split_special, smhf_error *err) {
+                               smhf_error *err) {
     const smhf_tokenizer *tokenizer = s->tokenizer;
     smhf_normalized *normalized = &s->worker->normalized;
     const smhf_matcher *matcher = &tokenizer->normalized;
     size_t done = 0, from = 0;
+    int quickly_done = 0;
     smhf_match match;
 
+    if (tokenizer->lane != NULL) {
+        SMHF_TRY(put_quickly(s, text, begin, end, &quickly_done, err));
+        if (quickly_done) {
+            return SMHF_OK;
+        }
+    }
     SMHF_TRY(
         smhf_normalize(&tokenizer->charmap, text, begin, end, matcher->count > 0, normalized, err));
     if (matcher->count == 0) {
         return put_words(s, 0, normalized->count, err);
     }
     smhf_text_view view = {normalized->chars, normalized->count, 4};
-    while (smhf_matcher_next(matcher, tokenizer, &view, split_special, from, done, &match, &from)) {
+    while (smhf_matcher_next(matcher, tokenizer, &view, s->options->split_special, from, done,
+                             &match, &from)) {
         if (done < match.begin) {
             SMHF_TRY(put_words(s, done, match.begin, err));
         }
@@ -246,9 +297,9 @@ smhf_status smhf_text_widen(const smhf_text_view *text, uint32_t **wide, size_t 
 }
 
 smhf_status smhf_segment_text(const smhf_tokenizer *tokenizer, smhf_worker *worker,
-                              const smhf_text_view *given, int split_special, int32_t word,
+                              const smhf_text_view *given, const smhf_segment_options *options,
                               smhf_pieces *out, smhf_error *err) {
-    segmenter s = {tokenizer, worker, out, (word < 0) ? 0 : word, word >= 0};
+    segmenter s = {tokenizer, worker, options, out, (options->word < 0) ? 0 : options->word};
     smhf_text_view text = *given;
     size_t done = 0, from = 0;
     smhf_match match;
@@ -260,16 +311,15 @@ smhf_status smhf_segment_text(const smhf_tokenizer *tokenizer, smhf_worker *work
     if (text.kind == 0) {
         SMHF_TRY(smhf_text_widen(given, &worker->wide, &worker->wide_capacity, &text, err));
     }
-    while (smhf_matcher_next(&tokenizer->raw, tokenizer, &text, split_special, from, done, &match,
-                             &from)) {
+    while (smhf_matcher_next(&tokenizer->raw, tokenizer, &text, options->split_special, from, done,
+                             &match, &from)) {
         if (done < match.begin) {
-            SMHF_TRY(put_stretch(&s, &text, done, match.begin, split_special, err));
+            SMHF_TRY(put_stretch(&s, &text, done, match.begin, err));
         }
         SMHF_TRY(put_piece(&s, tokenizer->added[match.token].id, (uint32_t)match.begin,
                            (uint32_t)match.end, err));
         next_word(&s);
         done = match.end;
     }
-    return (done < text.length) ? put_stretch(&s, &text, done, text.length, split_special, err)
-                                : SMHF_OK;
+    return (done < text.length) ? put_stretch(&s, &text, done, text.length, err) : SMHF_OK;
 }

@@ -10,7 +10,9 @@
 #define SMHF_TOKENIZER_INTERNAL_H
 
 #include "common/arena.h"
+#include "tokenizer/lane.h"
 #include "tokenizer/tokenizer.h"
+#include "tokenizer/word_table.h"
 
 #include <stdatomic.h>
 
@@ -104,6 +106,7 @@ typedef struct smhf_vocab {
     uint32_t prefix;            /* bytes of the continuation prefix */
     smhf_vocab_table whole;     /* every token */
     smhf_vocab_table continued; /* tokens that start with the prefix, without it */
+    smhf_word_table words[2];   /* the same for the quick way: [0] whole, [1] continued */
 } smhf_vocab;
 
 typedef struct smhf_vocab_entry {
@@ -194,6 +197,7 @@ struct smhf_tokenizer {
     smhf_bytes_view *added_shown; /* [added_count] what ids are shown and decoded as */
     smhf_matcher raw, normalized;
     smhf_template single, pair;
+    const smhf_lane *lane; /* NULL: every text goes the long way */
     int has_decoder;
     smhf_bytes_view decoder_prefix;
     smhf_bytes_view role_tokens[SMHF_TOKEN_ROLES];
@@ -252,17 +256,6 @@ smhf_status smhf_spec_read_added_json(smhf_tokenizer_spec *spec, smhf_bytes_view
 
 /* --- segment.c: one text → tokens ------------------------------------------------------------ */
 
-typedef struct smhf_piece {
-    int32_t id;
-    int32_t begin, end; /* source characters */
-    int32_t word;
-} smhf_piece;
-
-typedef struct smhf_pieces {
-    smhf_piece *data;
-    size_t count, capacity;
-} smhf_pieces;
-
 /* Scratch of one thread; its buffers grow and are kept for the next batch. */
 struct smhf_worker {
     smhf_normalized normalized;
@@ -271,6 +264,7 @@ struct smhf_worker {
     uint8_t *word;        /* one word as UTF-8, 16 readable bytes after it */
     uint32_t *word_start; /* where each of its characters begins */
     size_t word_capacity; /* characters */
+    smhf_lane_scratch lane;
     smhf_pieces first, second;
     /* rows made so far, packed */
     int32_t *ids, *type_ids, *offsets, *word_ids;
@@ -287,10 +281,17 @@ smhf_worker *smhf_worker_acquire(const smhf_tokenizer *tokenizer);
 void smhf_worker_release(const smhf_tokenizer *tokenizer, smhf_worker *worker);
 void smhf_worker_free(smhf_worker *worker);
 
-/* Appends the tokens of one text. `word` >= 0 gives all of them that word id; -1 counts words from
- * 0. Errors do not name the row yet. */
+/* How the tokens of a text are wanted. */
+typedef struct smhf_segment_options {
+    int split_special; /* specials in the text are ordinary text */
+    int detail;        /* 1: spans and words too */
+    int32_t word;      /* >= 0: the word id of all tokens; -1: words are counted from 0 */
+    size_t stop;       /* as many tokens are enough, SIZE_MAX: all */
+} smhf_segment_options;
+
+/* Appends the tokens of one text. Errors do not name the row yet. */
 smhf_status smhf_segment_text(const smhf_tokenizer *tokenizer, smhf_worker *worker,
-                              const smhf_text_view *text, int split_special, int32_t word,
+                              const smhf_text_view *text, const smhf_segment_options *options,
                               smhf_pieces *out, smhf_error *err) SMHF_MUST_USE;
 
 /* UTF-8 → code points in *wide; plain ASCII stays where it is (kind 1). */

@@ -165,6 +165,43 @@ static smhf_status measure(const smhf_vocab_entry *entries, size_t count, size_t
     return SMHF_OK;
 }
 
+/* A unit of text is one punctuation character, or has none: other keys are never asked for. */
+static int never_a_unit(const uint8_t *key, uint32_t size) {
+    for (uint32_t i = 0; size > 1 && i < size; i++) {
+        if (key[i] < 0x80 && (smhf_char_flags(key[i]) & (CHAR_SPACE | CHAR_ISOLATE))) {
+            return 1;
+        }
+    }
+    return size == 0;
+}
+
+static smhf_status build_words(smhf_vocab *vocab, smhf_arena *arena, smhf_bytes_view prefix,
+                               smhf_error *err) {
+    smhf_status status = SMHF_OK;
+    smhf_word_key *keys = smhf_malloc((size_t)vocab->tokens * sizeof *keys + 1);
+    if (keys == NULL) {
+        return smhf_fail_nomem(err, "vocabulary", (size_t)vocab->tokens * sizeof *keys);
+    }
+    for (int continued = 0; continued < 2 && status == SMHF_OK; continued++) {
+        uint32_t skip = continued ? (uint32_t)prefix.size : 0;
+        size_t count = 0;
+        for (uint32_t id = 0; id < vocab->ids; id++) {
+            uint32_t size = vocab->length[id];
+            if (vocab->start[id] == NO_START || size < skip) {
+                continue;
+            }
+            const uint8_t *token = vocab->bytes + vocab->start[id];
+            if ((skip == 0 || memcmp(token, prefix.data, skip) == 0) &&
+                !never_a_unit(token + skip, size - skip)) {
+                keys[count++] = (smhf_word_key){token + skip, size - skip, (int32_t)id};
+            }
+        }
+        status = smhf_word_table_build(&vocab->words[continued], arena, keys, count, err);
+    }
+    smhf_free(keys);
+    return status;
+}
+
 smhf_status smhf_vocab_build(smhf_vocab *vocab, smhf_arena *arena, const smhf_vocab_entry *entries,
                              size_t count, smhf_bytes_view prefix, smhf_error *err) {
     size_t bytes, used = 0, continued = 0;
@@ -214,7 +251,7 @@ smhf_status smhf_vocab_build(smhf_vocab *vocab, smhf_arena *arena, const smhf_vo
                          vocab->length[id] - (uint32_t)prefix.size, id);
         }
     }
-    return SMHF_OK;
+    return build_words(vocab, arena, prefix, err);
 }
 
 /* The reference trims white space of any script at the end of a line. */
