@@ -16,6 +16,7 @@ typedef struct pack_task {
     int8_t *panels;
     float *scales;
     int32_t *totals;
+    char *outliers;
     const float *w;
     int64_t ld;
     int32_t n, k, lines;
@@ -34,15 +35,69 @@ static uint32_t greatest_bits(const float *w, int32_t k) {
     return greatest;
 }
 
-/* An output's scale. Returns what its weights are multiplied by; 0: they all become 0. */
-static float output_init(const pack_task *task, int32_t output) {
-    uint32_t bits = greatest_bits(task->w + output * task->ld, task->k);
+/* Weights farther out than this many standard deviations are kept in fp32, apart: trained second
+ * matrices of feed-forward layers have some at 38, and their output's scale would be that coarse.
+ */
+#define OUTLIER_SPREAD 6.0f
+
+/* Magnitudes above this are outliers. */
+static float outlier_limit(const float *w, int32_t k) {
+    float sums[8] = {0}, total = 0.0f;
+    int32_t i = 0;
+    for (; i + 8 <= k; i += 8) {
+        for (int32_t l = 0; l < 8; l++) {
+            sums[l] += w[i + l] * w[i + l];
+        }
+    }
+    for (; i < k; i++) {
+        total += w[i] * w[i];
+    }
+    for (int32_t l = 0; l < 8; l++) {
+        total += sums[l];
+    }
+    return OUTLIER_SPREAD * sqrtf(total / (float)k);
+}
+
+/* Lists an output's outliers, if all of them find room. Returns the greatest magnitude of the rest,
+ * or of all. */
+static float list_outliers(cpu_i8_outliers *list, int32_t room, const float *w, int32_t k,
+                           int32_t output, float limit, float greatest) {
+    int32_t before = list->count;
+    float rest = 0.0f;
+    for (int32_t i = 0; i < k; i++) {
+        float magnitude = fabsf(w[i]);
+        if (magnitude <= limit) {
+            rest = magnitude > rest ? magnitude : rest;
+        } else if (list->count == room) {
+            list->count = before;
+            return greatest;
+        } else {
+            list->entries[list->count++] = (cpu_i8_outlier){i, output, w[i]};
+        }
+    }
+    return rest;
+}
+
+/* An output's scale; magnitudes above *limit are listed. Returns what the others are multiplied
+ * by; 0: they all become 0. */
+static float output_init(const pack_task *task, int32_t output, cpu_i8_outliers *list,
+                         float *limit) {
+    const float *w = task->w + output * task->ld;
+    uint32_t bits = greatest_bits(w, task->k);
     float greatest;
     memcpy(&greatest, &bits, sizeof greatest);
     task->totals[output] = 0;
+    *limit = FLT_MAX;
     if (!(greatest <= FLT_MAX)) {
         task->scales[output] = NAN;
         return 0.0f;
+    }
+    float border = outlier_limit(w, task->k);
+    if (greatest > border) {
+        float rest = list_outliers(list, cpu_i8_outliers_room(task->k), w, task->k,
+                                   output % CPU_LOWP_COLS, border, greatest);
+        *limit = rest < greatest ? border : FLT_MAX;
+        greatest = rest;
     }
     int usable = greatest > FLT_MIN * 256.0f; /* 127 / greatest is finite */
     task->scales[output] = usable ? greatest / 127.0f : 0.0f;
@@ -66,14 +121,25 @@ static int32_t quantize_weights(int8_t *q, const float *w, int32_t count, float 
     return total;
 }
 
+/* The same without the outliers. */
+static int32_t quantize_rest(int8_t *q, const float *w, int32_t count, float factor, float limit) {
+    float rest[PACK_INPUTS];
+    for (int32_t i = 0; i < count; i++) {
+        rest[i] = fabsf(w[i]) > limit ? 0.0f : w[i];
+    }
+    return quantize_weights(q, rest, count, factor);
+}
+
 /* Outputs [first, first + 32): blocks of inputs are quantised, then dealt out to the lines. */
 static void pack_panel(const pack_task *task, int32_t first, int8_t *panel) {
     int8_t block[CPU_LOWP_COLS][PACK_INPUTS];
-    float factors[CPU_LOWP_COLS];
+    float factors[CPU_LOWP_COLS], limits[CPU_LOWP_COLS];
+    cpu_i8_outliers *list = cpu_i8_outliers_of(task->outliers, first / CPU_LOWP_COLS, task->k);
+    list->count = 0;
     for (int32_t c = 0; c < CPU_LOWP_COLS; c++) {
         factors[c] = 0.0f;
         if (first + c < task->n) {
-            factors[c] = output_init(task, first + c);
+            factors[c] = output_init(task, first + c, list, &limits[c]);
         } else {
             task->scales[first + c] = 0.0f;
             task->totals[first + c] = 0;
@@ -87,7 +153,9 @@ static void pack_panel(const pack_task *task, int32_t first, int8_t *panel) {
         for (int32_t c = 0; c < CPU_LOWP_COLS; c++) {
             if (factors[c] != 0.0f) {
                 const float *from = task->w + (first + c) * task->ld + at;
-                task->totals[first + c] += quantize_weights(block[c], from, real, factors[c]);
+                task->totals[first + c] +=
+                    limits[c] < FLT_MAX ? quantize_rest(block[c], from, real, factors[c], limits[c])
+                                        : quantize_weights(block[c], from, real, factors[c]);
                 memset(block[c] + real, 0, (size_t)(width - real));
             }
         }
@@ -114,7 +182,8 @@ static int32_t i8_lines(int32_t k) {
 
 size_t cpu_i8_panels_bytes(int32_t n, int32_t k) {
     size_t outputs = (size_t)cpu_lowp_round_up(n, CPU_LOWP_COLS);
-    return outputs * (size_t)i8_lines(k) * 4 + outputs * (sizeof(float) + sizeof(int32_t));
+    return outputs * (size_t)i8_lines(k) * 4 + outputs * (sizeof(float) + sizeof(int32_t)) +
+           outputs / CPU_LOWP_COLS * cpu_i8_outliers_bytes(k);
 }
 
 void cpu_i8_pack(void *panels, const float *w, int64_t ld, int32_t n, int32_t k) {
@@ -122,6 +191,7 @@ void cpu_i8_pack(void *panels, const float *w, int64_t ld, int32_t n, int32_t k)
     pack_task task = {.panels = panels, .w = w, .ld = ld, .n = n, .k = k, .lines = i8_lines(k)};
     task.scales = (float *)((char *)panels + outputs * (size_t)task.lines * 4);
     task.totals = (int32_t *)(task.scales + outputs);
+    task.outliers = (char *)(task.totals + outputs);
     smhf_parallel_for(outputs / CPU_LOWP_COLS, 1, pack_body, &task);
 }
 

@@ -22,6 +22,7 @@ typedef struct lowp_task {
     cpu_i8_row *info;      /* int8 */
     const float *scales;   /* int8: behind the panels */
     const int32_t *totals; /* int8 */
+    char *outliers;        /* int8 */
     const char *weights;   /* panels */
 } lowp_task;
 
@@ -94,6 +95,21 @@ static void run_tile(const lowp_task *task, float *out, int64_t ld, int32_t row,
                   (const uint16_t *)b, task->lines, rows);
 }
 
+/* out [rows, 32] += the outliers of a panel times their activations; row 0 of a is `first`. */
+static void add_outliers(const lowp_task *task, float *out, int64_t ld, int32_t first, int32_t rows,
+                         int32_t panel) {
+    const cpu_lowp_product *p = task->product;
+    const cpu_i8_outliers *list = cpu_i8_outliers_of(task->outliers, panel, p->k);
+    for (int32_t r = 0; r < rows && list->count > 0; r++) {
+        const float *x = p->a + (int64_t)(first + r) * p->lda;
+        float *to = out + r * ld;
+        for (int32_t i = 0; i < list->count; i++) {
+            const cpu_i8_outlier *o = &list->entries[i];
+            to[o->output] += x[o->input] * o->weight;
+        }
+    }
+}
+
 /* All rows of the block times a group of panels. */
 static void tiles_body(void *context, size_t begin, size_t end) {
     const lowp_task *task = context;
@@ -120,6 +136,9 @@ static void tiles_body(void *context, size_t begin, size_t end) {
                 for (int32_t r = 0; r < rows; r += part) {
                     int count = rows - r < part ? rows - r : part;
                     run_tile(task, out + r * ld, ld, row + r, count, panel);
+                }
+                if (p->i8 != NULL) {
+                    add_outliers(task, out, ld, task->first + row, rows, panel);
                 }
             }
             p->cpu->kernels->finish(task->epilogue, tile, ld, task->first + row, rows, col, cols);
@@ -176,6 +195,7 @@ void cpu_lowp_run(const cpu_lowp_product *product) {
         const char *behind = task.weights + (size_t)task.panels * panel_bytes;
         task.scales = (const float *)behind;
         task.totals = (const int32_t *)(task.scales + task.panels * CPU_LOWP_COLS);
+        task.outliers = (char *)(task.totals + task.panels * CPU_LOWP_COLS);
     }
     for (task.first = 0; task.first < p->m; task.first += BLOCK_ROWS) {
         task.rows = p->m - task.first < BLOCK_ROWS ? p->m - task.first : BLOCK_ROWS;

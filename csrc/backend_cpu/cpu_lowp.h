@@ -12,7 +12,8 @@
  * int8: q = rint(x / scale) + zero, 0 <= q <= levels, one scale and zero for each row, from its
  * least and greatest element (0 included); weights -127..127, one scale for each output. Sums are
  * exact in int32 on every tier. A row with NaN or infinity (or a range past the largest float)
- * gives NaN; so does an output whose weights hold one.
+ * gives NaN; so does an output whose weights hold one. Few weights that lie far outside their
+ * output's others (cpu_i8_outlier) stay in fp32 with the activations they meet.
  * bf16: to nearest, ties to even; NaN stays NaN, infinity stays. The sums run in fp32; the vector
  * and tile instructions flush subnormals, the other tiers do not.
  * Threads: as ops. */
@@ -66,6 +67,30 @@ typedef struct cpu_i8_row {
     float scale;
     int32_t zero;
 } cpu_i8_row;
+
+/* A weight far outside its output's others: 0 in the panel, its product is added in fp32. */
+typedef struct cpu_i8_outlier {
+    int32_t input, output; /* output: within the panel */
+    float weight;
+} cpu_i8_outlier;
+
+/* Of one panel, in order of outputs; they lie behind the totals. */
+typedef struct cpu_i8_outliers {
+    int32_t count;
+    cpu_i8_outlier entries[];
+} cpu_i8_outliers;
+
+static inline int32_t cpu_i8_outliers_room(int32_t k) {
+    return k / 16;
+}
+
+static inline size_t cpu_i8_outliers_bytes(int32_t k) {
+    return sizeof(cpu_i8_outliers) + (size_t)cpu_i8_outliers_room(k) * sizeof(cpu_i8_outlier);
+}
+
+static inline cpu_i8_outliers *cpu_i8_outliers_of(char *first, int32_t panel, int32_t k) {
+    return (cpu_i8_outliers *)(void *)(first + (size_t)panel * cpu_i8_outliers_bytes(k));
+}
 
 typedef struct cpu_i8_kernels {
     const char *name;

@@ -100,6 +100,34 @@ static void close_cpu(cpu_device *cpu) {
     smhf_cpu_backend()->close(&cpu->base);
 }
 
+typedef struct run_case {
+    int m, n, k;
+    const float *a, *w;
+    const cpu_i8_kernels *i8;
+    const cpu_bf16_kernels *bf16;
+} run_case;
+
+static void run(cpu_device *cpu, const run_case *c, float *y, int first, int rows) {
+    size_t bytes =
+        c->i8 != NULL ? cpu_i8_panels_bytes(c->n, c->k) : cpu_bf16_panels_bytes(c->n, c->k);
+    void *panels = smhf_malloc_aligned(bytes, 64);
+    if (c->i8 != NULL) {
+        cpu_i8_pack(panels, c->w, c->k, c->n, c->k);
+    } else {
+        cpu_bf16_pack(panels, c->w, c->k, c->n, c->k, 0, c->bf16);
+    }
+    cpu_epilogue epilogue = {.y = smhf_tensor_of(y, rows, c->n, SMHF_DTYPE_F32)};
+    cpu_lowp_product product = {.cpu = cpu, .a = c->a + first * c->k, .lda = c->k, .m = rows};
+    product.n = c->n;
+    product.k = c->k;
+    product.panels = panels;
+    product.epilogue = &epilogue;
+    product.i8 = c->i8;
+    product.bf16 = c->bf16;
+    cpu_lowp_run(&product);
+    smhf_free(panels);
+}
+
 /* ---- int8 ----------------------------------------------------------------------------------- */
 
 /* Greatest products everywhere, of one sign and of both; then random ones. */
@@ -192,6 +220,9 @@ static void test_i8_rows_are_quantized_alike(void) {
 static void check_i8_product(cpu_device *cpu, const cpu_i8_kernels *kernels, int m, int n, int k) {
     int64_t lda = k + 3, ldw = k + 1, ldy = n + 5;
     float *a = random_floats((size_t)(m * lda)), *w = random_floats((size_t)(n * ldw));
+    for (int64_t i = 0; i < n * ldw; i++) {
+        w[i] = w[i] > 1.0f ? 1.0f : w[i] < -1.0f ? -1.0f : w[i]; /* no outliers */
+    }
     float *y = smhf_malloc((size_t)(m * ldy) * sizeof *y);
     memset(y, 0xFF, (size_t)(m * ldy) * sizeof *y);
     void *panels = smhf_malloc_aligned(cpu_i8_panels_bytes(n, k), 64);
@@ -254,6 +285,58 @@ static void test_i8_products(void) {
         check_i8_product(cpu, kernels[j], 511, 40, 48);
         check_i8_product(cpu, kernels[j], 513, 33, 20);
     }
+    close_cpu(cpu);
+}
+
+/* Weights at 30 standard deviations: next to the same product without them, only their own exact
+ * terms come in; an output with too many of them is quantised whole. */
+static void test_i8_outliers_are_kept_apart(void) {
+    enum { M = 9, N = 70, K = 640 };
+    const cpu_i8_kernels *kernels[KERNELS_MAX];
+    int count = i8_kernels(kernels);
+    cpu_device *cpu = open_cpu();
+    float *a = random_floats((size_t)M * K), *w = random_floats((size_t)N * K);
+    float *y = smhf_malloc(sizeof(float) * M * N), *base = smhf_malloc(sizeof(float) * M * N);
+    for (int i = 0; i < N * K; i++) {
+        w[i] = w[i] > 1.0f ? 1.0f : w[i] < -1.0f ? -1.0f : w[i];
+    }
+    w[3 * K + 17] = w[3 * K + 600] = w[69 * K + 5] = 0.0f;
+    for (int j = 0; j < count; j++) {
+        run_case c = {M, N, K, a, w, kernels[j], NULL};
+        run(cpu, &c, base, 0, M);
+        w[3 * K + 17] = 20.0f;
+        w[3 * K + 600] = -15.0f;
+        w[69 * K + 5] = 30.0f;
+        run(cpu, &c, y, 0, M);
+        for (int r = 0; r < M; r++) {
+            const float *x = a + r * K;
+            base[r * N + 3] += x[17] * 20.0f;
+            base[r * N + 3] += x[600] * -15.0f;
+            base[r * N + 69] += x[5] * 30.0f;
+        }
+        CHECK(memcmp(base, y, sizeof(float) * M * N) == 0);
+        w[3 * K + 17] = w[3 * K + 600] = w[69 * K + 5] = 0.0f;
+    }
+    /* more than there is room for: still a product, coarser */
+    for (int i = 0; i < 3 * K; i++) {
+        w[i] = i % K % 43 == 0 ? 100.0f : 1e-3f * w[i];
+    }
+    run_case c = {M, N, K, a, w, kernels[count - 1], NULL};
+    run(cpu, &c, y, 0, M);
+    for (int r = 0; r < M; r++) {
+        for (int o = 0; o < 3; o++) {
+            double sum = 0.0, size = 0.0;
+            for (int i = 0; i < K; i++) {
+                sum += (double)a[r * K + i] * (double)w[o * K + i];
+                size += fabs((double)w[o * K + i]) * 0.1 + fabs((double)a[r * K + i]) * 0.4;
+            }
+            CHECK(fabs((double)y[r * N + o] - sum) <= size);
+        }
+    }
+    smhf_free(base);
+    smhf_free(y);
+    smhf_free(w);
+    smhf_free(a);
     close_cpu(cpu);
 }
 
@@ -407,34 +490,6 @@ static void test_bf16_weight_gradient(void) {
 }
 
 /* ---- both ----------------------------------------------------------------------------------- */
-
-typedef struct run_case {
-    int m, n, k;
-    const float *a, *w;
-    const cpu_i8_kernels *i8;
-    const cpu_bf16_kernels *bf16;
-} run_case;
-
-static void run(cpu_device *cpu, const run_case *c, float *y, int first, int rows) {
-    size_t bytes =
-        c->i8 != NULL ? cpu_i8_panels_bytes(c->n, c->k) : cpu_bf16_panels_bytes(c->n, c->k);
-    void *panels = smhf_malloc_aligned(bytes, 64);
-    if (c->i8 != NULL) {
-        cpu_i8_pack(panels, c->w, c->k, c->n, c->k);
-    } else {
-        cpu_bf16_pack(panels, c->w, c->k, c->n, c->k, 0, c->bf16);
-    }
-    cpu_epilogue epilogue = {.y = smhf_tensor_of(y, rows, c->n, SMHF_DTYPE_F32)};
-    cpu_lowp_product product = {.cpu = cpu, .a = c->a + first * c->k, .lda = c->k, .m = rows};
-    product.n = c->n;
-    product.k = c->k;
-    product.panels = panels;
-    product.epilogue = &epilogue;
-    product.i8 = c->i8;
-    product.bf16 = c->bf16;
-    cpu_lowp_run(&product);
-    smhf_free(panels);
-}
 
 /* The same bits alone, in a crowd, and with any number of threads; a NaN or infinite row spoils
  * itself only. */
@@ -805,6 +860,7 @@ int main(void) {
     RUN(test_i8_tiles_are_exact);
     RUN(test_i8_rows_are_quantized_alike);
     RUN(test_i8_products);
+    RUN(test_i8_outliers_are_kept_apart);
     RUN(test_bf16_rounds_to_nearest_even);
     RUN(test_bf16_products);
     RUN(test_bf16_weight_gradient);
