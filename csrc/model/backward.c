@@ -2,7 +2,7 @@
  *
  * Activation gradients overwrite, parameter gradients accumulate. `d` holds the gradient of a
  * layer's output on entry and of its input on exit; the residual path keeps it in place while the
- * branch path is added to it. In the last layer that is d_cls, [B, H], whose rows are then added
+ * branch path is added to it. In a CLS layer that is d_cls, [B, H], whose rows are then added
  * to the first tokens of d.
  */
 #include "model/network.h"
@@ -30,9 +30,9 @@ static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradie
     const smhf_layer_activations *a = &pass->plan->layers[l];
     const smhf_gradient_buffers *g = &pass->plan->grads;
     const int32_t H = pass->net->config->hidden;
-    const int last = l == pass->net->config->layers - 1;
-    const smhf_axis axis = last ? SMHF_AXIS_ROWS : SMHF_AXIS_TOKENS;
-    const smhf_tensor d = last ? g->d_cls : g->d;
+    const int cls_layer = smhf_config_cls_layer(pass->net->config, l);
+    const smhf_axis axis = cls_layer ? SMHF_AXIS_ROWS : SMHF_AXIS_TOKENS;
+    const smhf_tensor d = cls_layer ? g->d_cls : g->d;
     const smhf_dtype compute = pass->net->compute;
     const smhf_tensor dpre = a->pre; /* overwritten: its last use is here */
     smhf_tensor branch;
@@ -54,17 +54,17 @@ static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradie
     be->linear_bwd_input(dev, dcontext, branch, w->out, 0, pack, axis);
 
     const smhf_tensor dkv =
-        smhf_tensor_of(g->dkv.data, g->dkv.rows, last ? 2 * H : 3 * H, g->dkv.dtype);
-    const smhf_tensor dq = last ? g->dq_cls : smhf_tensor_cols(dkv, 0, H);
-    const smhf_tensor dk = smhf_tensor_cols(dkv, last ? 0 : H, H);
-    const smhf_tensor dv = smhf_tensor_cols(dkv, last ? H : 2 * H, H);
+        smhf_tensor_of(g->dkv.data, g->dkv.rows, cls_layer ? 2 * H : 3 * H, g->dkv.dtype);
+    const smhf_tensor dq = cls_layer ? g->dq_cls : smhf_tensor_cols(dkv, 0, H);
+    const smhf_tensor dk = smhf_tensor_cols(dkv, cls_layer ? 0 : H, H);
+    const smhf_tensor dv = smhf_tensor_cols(dkv, cls_layer ? H : 2 * H, H);
     be->attention_bwd(dev, dq, dk, dv, dcontext, a->context, a->lse, a->q, a->k, a->v, pack, axis,
                       w->heads, w->scale, compute, smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
 
     /* q, k, v = x Wq + bq, x Wk + bk, x Wv + bv */
     be->linear_bwd_weight(dev, dw->kv, dw->kv_bias, dkv, a->x, pack, SMHF_AXIS_TOKENS, compute);
-    be->linear_bwd_input(dev, g->d, dkv, w->kv, !last, pack, SMHF_AXIS_TOKENS);
-    if (last) {
+    be->linear_bwd_input(dev, g->d, dkv, w->kv, !cls_layer, pack, SMHF_AXIS_TOKENS);
+    if (cls_layer) {
         be->linear_bwd_weight(dev, dw->q, dw->q_bias, dq, a->cls, pack, axis, compute);
         be->linear_bwd_input(dev, d, dq, w->q, 1, pack, axis);
         be->scatter_add_rows(dev, g->d, d, pack, SMHF_AXIS_ROWS);

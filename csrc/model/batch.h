@@ -26,11 +26,4 @@ smhf_status smhf_packing_fill(smhf_packing *packing, const smhf_config *config,
                               const smhf_padded *padded, smhf_batch *out,
                               smhf_error *err) SMHF_MUST_USE;
 
-/* Element `index` of a view that is there. */
-static inline int64_t smhf_int_at(smhf_int_view view, size_t index) {
-    return view.bytes == 8   ? ((const int64_t *)view.data)[index]
-           : view.bytes == 4 ? ((const int32_t *)view.data)[index]
-                             : ((const uint8_t *)view.data)[index];
-}
-
 #endif

@@ -218,6 +218,72 @@ static smhf_status require_off(field *fields, const char *key, smhf_error *err) 
                      key);
 }
 
+static const char *const HEAD_NAMES[] = {"sequence-classification", "token-classification",
+                                         "question-answering", "embedding"};
+
+const char *smhf_head_name(smhf_head head) {
+    return HEAD_NAMES[head];
+}
+
+smhf_status smhf_head_parse(const char *task, smhf_head *out, smhf_error *err) {
+    for (int i = 0; i < (int)(sizeof HEAD_NAMES / sizeof HEAD_NAMES[0]); i++) {
+        if (strcmp(task, HEAD_NAMES[i]) == 0) {
+            *out = (smhf_head)i;
+            return SMHF_OK;
+        }
+    }
+    return smhf_fail(err, SMHF_E_UNSUPPORTED,
+                     "task \"%.40s\": expected \"sequence-classification\", "
+                     "\"token-classification\", \"question-answering\" or \"embedding\"",
+                     task);
+}
+
+/* Dropout in front of the head: each class of transformers has its own rule. */
+static smhf_status read_head_dropout(smhf_config *config, field *fields, smhf_error *err) {
+    config->head_dropout = config->embedding_dropout; /* of token classification in DistilBERT */
+    if (config->head == SMHF_HEAD_ENCODER) {
+        config->head_dropout = 0.0f;
+        return SMHF_OK;
+    }
+    if (config->architecture == SMHF_BERT) {
+        if (config->head == SMHF_HEAD_SPAN) {
+            config->head_dropout = 0.0f;
+            return SMHF_OK;
+        }
+        return take_float(fields, "classifier_dropout", 0, 1, (double)config->embedding_dropout,
+                          &config->head_dropout, err);
+    }
+    if (config->head == SMHF_HEAD_SEQUENCE) {
+        return take_float(fields, "seq_classif_dropout", 0, 1, 0.2, &config->head_dropout, err);
+    }
+    if (config->head == SMHF_HEAD_SPAN) {
+        return take_float(fields, "qa_dropout", 0, 1, 0.1, &config->head_dropout, err);
+    }
+    return SMHF_OK;
+}
+
+/* problem_type, else as transformers infers it from the number of labels. */
+static smhf_status read_problem(smhf_config *config, field *fields, smhf_error *err) {
+    static const char *const names[] = {"single_label_classification", "multi_label_classification",
+                                        "regression"};
+    const field *f = find(fields, "problem_type");
+    config->problem = config->num_labels == 1 ? SMHF_PROBLEM_REGRESSION : SMHF_PROBLEM_SINGLE;
+    if (!present(f)) {
+        return SMHF_OK;
+    }
+    for (int i = 0; f->kind == SMHF_JSON_STRING && i < 3; i++) {
+        if (strcmp(f->text, names[i]) == 0) {
+            config->problem = (smhf_problem)i;
+            config->problem_given = 1;
+            return SMHF_OK;
+        }
+    }
+    return smhf_fail(err, SMHF_E_UNSUPPORTED,
+                     "config.json: problem_type: expected \"%s\", \"%s\" or \"%s\", found \"%s\"",
+                     names[0], names[1], names[2],
+                     f->kind == SMHF_JSON_STRING ? f->text : smhf_json_kind_name(f->kind));
+}
+
 static smhf_status read_distilbert(smhf_config *config, field *fields, smhf_error *err) {
     config->architecture = SMHF_DISTILBERT;
     config->types = 0;
@@ -230,7 +296,6 @@ static smhf_status read_distilbert(smhf_config *config, field *fields, smhf_erro
     SMHF_TRY(take_float(fields, "dropout", 0, 1, 0.1, &config->embedding_dropout, err));
     config->ffn_dropout = config->embedding_dropout;
     SMHF_TRY(take_float(fields, "attention_dropout", 0, 1, 0.1, &config->attention_dropout, err));
-    SMHF_TRY(take_float(fields, "seq_classif_dropout", 0, 1, 0.2, &config->head_dropout, err));
     SMHF_TRY(require_text(fields, "activation", "gelu", err));
     return require_off(fields, "sinusoidal_pos_embds", err);
 }
@@ -247,8 +312,6 @@ static smhf_status read_bert(smhf_config *config, field *fields, smhf_error *err
     config->ffn_dropout = config->projection_dropout = config->embedding_dropout;
     SMHF_TRY(take_float(fields, "attention_probs_dropout_prob", 0, 1, 0.1,
                         &config->attention_dropout, err));
-    SMHF_TRY(take_float(fields, "classifier_dropout", 0, 1, (double)config->embedding_dropout,
-                        &config->head_dropout, err));
     SMHF_TRY(require_text(fields, "hidden_act", "gelu", err));
     SMHF_TRY(require_text(fields, "position_embedding_type", "absolute", err));
     SMHF_TRY(require_off(fields, "is_decoder", err));
@@ -266,7 +329,6 @@ static smhf_status read_common(smhf_config *config, field *fields, smhf_error *e
     } else {
         SMHF_TRY(take_int(fields, "pad_token_id", 0, config->vocab - 1, 0, &config->pad_id, err));
     }
-    SMHF_TRY(require_text(fields, "problem_type", "single_label_classification", err));
     SMHF_TRY(require_off(fields, "pruned_heads", err));
     SMHF_TRY(require_off(fields, "quantization_config", err));
     if (config->hidden % config->heads != 0) {
@@ -342,7 +404,7 @@ static smhf_status read_object(smhf_config *config, smhf_json_reader *reader, fi
 }
 
 smhf_status smhf_config_parse(smhf_config *config, smhf_bytes_view json, int num_labels,
-                              smhf_error *err) {
+                              smhf_head head, smhf_error *err) {
 #define ABSENT(key_)                                                                               \
     {                                                                                              \
         key_, SMHF_JSON_END, 0, 0.0, 0, 0, 0, {                                                    \
@@ -366,6 +428,7 @@ smhf_status smhf_config_parse(smhf_config *config, smhf_bytes_view json, int num
         ABSENT("dropout"),
         ABSENT("attention_dropout"),
         ABSENT("seq_classif_dropout"),
+        ABSENT("qa_dropout"),
         ABSENT("activation"),
         ABSENT("sinusoidal_pos_embds"),
         ABSENT("hidden_size"),
@@ -386,7 +449,7 @@ smhf_status smhf_config_parse(smhf_config *config, smhf_bytes_view json, int num
 #undef ABSENT
     label_map labels = {0};
     smhf_json_reader reader;
-    *config = (smhf_config){0};
+    *config = (smhf_config){.head = head};
     smhf_arena_init(&config->arena, 4096);
     smhf_json_reader_init(&reader, json, 16, 1 << 16);
     smhf_status status = read_object(config, &reader, fields, &labels, err);
@@ -409,7 +472,12 @@ smhf_status smhf_config_parse(smhf_config *config, smhf_bytes_view json, int num
             type->kind == SMHF_JSON_STRING ? "\"" : "");
     }
     SMHF_TRY(read_common(config, fields, err));
-    return name_labels(config, find(fields, "num_labels"), &labels, num_labels, err);
+    SMHF_TRY(read_head_dropout(config, fields, err));
+    if (head == SMHF_HEAD_SPAN) {
+        num_labels = 2; /* start and end, whatever the file says */
+    }
+    SMHF_TRY(name_labels(config, find(fields, "num_labels"), &labels, num_labels, err));
+    return read_problem(config, fields, err);
 }
 
 void smhf_config_deinit(smhf_config *config) {

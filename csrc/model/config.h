@@ -1,12 +1,12 @@
 /* config.h: a checkpoint's config.json as numbers, validated once.
  *
  *     smhf_config config;
- *     SMHF_TRY(smhf_config_parse(&config, view, 0, err));     // 0 labels: as the file says
+ *     SMHF_TRY(smhf_config_parse(&config, view, 0, head, err)); // 0 labels: as the file says
  *     ... config.hidden, config.layers, config.labels[2] ...
  *     smhf_config_deinit(&config);
  *
  * DistilBERT and BERT encoders under the key names of `transformers`. What the engine does not
- * compute (relative positions, decoders, other activations, several labels at once) is refused by
+ * compute (relative positions, decoders, other activations) is refused by
  * the name of its key: a model that loads is a model that is computed as it was trained.
  * Threads: immutable after parse. Ownership: strings live in the config's own arena.
  */
@@ -21,15 +21,33 @@ typedef enum smhf_architecture {
     SMHF_BERT,
 } smhf_architecture;
 
+/* What stands on the encoder. */
+typedef enum smhf_head {
+    SMHF_HEAD_SEQUENCE, /* classes of a whole text, from its first token */
+    SMHF_HEAD_TOKEN,    /* classes of every token */
+    SMHF_HEAD_SPAN,     /* start and end of an answer: two numbers for every token */
+    SMHF_HEAD_ENCODER,  /* nothing: the last hidden states themselves */
+} smhf_head;
+
+/* What the labels of a sequence mean, and with that the loss. */
+typedef enum smhf_problem {
+    SMHF_PROBLEM_SINGLE,     /* one class: cross-entropy */
+    SMHF_PROBLEM_MULTI,      /* any number of classes: binary cross-entropy */
+    SMHF_PROBLEM_REGRESSION, /* numbers: mean squared error */
+} smhf_problem;
+
 typedef struct smhf_config {
     smhf_architecture architecture;
-    int vocab;       /* V */
-    int positions;   /* P: longest sequence */
-    int types;       /* token types; 0: the architecture has none */
-    int hidden;      /* H: hidden size */
-    int heads;       /* A; D = H / A */
-    int layers;      /* L */
-    int feedforward; /* F */
+    smhf_head head;
+    smhf_problem problem; /* of SMHF_HEAD_SEQUENCE */
+    int problem_given;    /* by name; else taken from the number of labels */
+    int vocab;            /* V */
+    int positions;        /* P: longest sequence */
+    int types;            /* token types; 0: the architecture has none */
+    int hidden;           /* H: hidden size */
+    int heads;            /* A; D = H / A */
+    int layers;           /* L */
+    int feedforward;      /* F */
     int num_labels;
     int pad_id; /* row of the word embedding that is zero and takes no gradient; -1: none */
     float layernorm_eps;
@@ -48,7 +66,19 @@ typedef struct smhf_config {
  * SMHF_E_PARSE with offset for bad JSON and wrong types, SMHF_E_ARG for values out of range,
  * SMHF_E_UNSUPPORTED naming the key for what is not computed. Deinit also after failure. */
 smhf_status smhf_config_parse(smhf_config *config, smhf_bytes_view json, int num_labels,
-                              smhf_error *err) SMHF_MUST_USE;
+                              smhf_head head, smhf_error *err) SMHF_MUST_USE;
+/* "sequence-classification", "token-classification", "question-answering", "embedding". */
+smhf_status smhf_head_parse(const char *task, smhf_head *out, smhf_error *err) SMHF_MUST_USE;
+const char *smhf_head_name(smhf_head head);
+
+/* In this layer only the first token of each sequence goes on behind keys and values. */
+static inline int smhf_config_cls_layer(const smhf_config *config, int layer) {
+    return config->head == SMHF_HEAD_SEQUENCE && layer == config->layers - 1;
+}
+/* Results stand for tokens, not for sequences. */
+static inline int smhf_config_per_token(const smhf_config *config) {
+    return config->head != SMHF_HEAD_SEQUENCE;
+}
 void smhf_config_deinit(smhf_config *config);
 
 #endif

@@ -7,9 +7,9 @@
  *     hidden   = LayerNorm(x + dropout(attention(q, k, v) Wo + bo))
  *     out      = LayerNorm(hidden + dropout(GELU(hidden W1 + b1) W2 + b2))
  *
- * The classifier reads only the first token (CLS) of each sequence, so in the last layer keys and
- * values are made for every token, and everything else for the first ones alone: exact, and a
- * seventh of the work of six layers saved. Training and inference differ in the plan only.
+ * A sequence classifier reads only the first token (CLS) of each sequence, so in its last layer
+ * keys and values are made for every token, and everything else for the first ones alone: exact,
+ * and a seventh of the work of six layers saved. Training and inference differ in the plan only.
  */
 #include "model/network.h"
 
@@ -50,11 +50,11 @@ static void layer_forward(const smhf_pass *pass, int l) {
     const smhf_pack *pack = pass->pack;
     const smhf_layer *w = &pass->net->layers[l];
     const smhf_layer_activations *a = &pass->plan->layers[l];
-    const int last = l == pass->net->config->layers - 1;
-    const smhf_axis axis = last ? SMHF_AXIS_ROWS : SMHF_AXIS_TOKENS;
+    const int cls_layer = smhf_config_cls_layer(pass->net->config, l);
+    const smhf_axis axis = cls_layer ? SMHF_AXIS_ROWS : SMHF_AXIS_TOKENS;
     smhf_tensor residual = a->x;
 
-    if (last) {
+    if (cls_layer) {
         be->gather_rows(dev, a->cls, a->x, pack, SMHF_AXIS_ROWS);
         be->linear_fwd(dev, a->q, a->cls, w->q, w->q_bias, pack, axis);
         residual = a->cls;

@@ -142,7 +142,11 @@ static smhf_status choose_precision(smhf_device *dev, const char *precision,
 /* Everything but the values of the parameters. */
 static smhf_status prepare_model(smhf_model *model, smhf_bytes_view config_json,
                                  const smhf_model_options *options, smhf_error *err) {
-    SMHF_TRY(smhf_config_parse(&model->config, config_json, options->num_labels, err));
+    smhf_head head = SMHF_HEAD_SEQUENCE;
+    if (options->task != NULL) {
+        SMHF_TRY(smhf_head_parse(options->task, &head, err));
+    }
+    SMHF_TRY(smhf_config_parse(&model->config, config_json, options->num_labels, head, err));
     SMHF_TRY(smhf_parameters_init(&model->table, &model->config, err));
     model->max_workspaces =
         options->max_workspaces > 0 ? options->max_workspaces : DEFAULT_WORKSPACES;
@@ -565,43 +569,92 @@ static size_t piece_end(const smhf_batch *batch, size_t first, size_t tokens) {
     return end;
 }
 
+/* Where a piece's results lie on the device; after the encoder, pooled as asked. */
+static smhf_tensor results_of(const smhf_pass *pass, smhf_pooling pooling) {
+    const smhf_plan *plan = pass->plan;
+    const smhf_config *config = pass->net->config;
+    const smhf_backend *be = pass->dev->backend;
+    if (config->head != SMHF_HEAD_ENCODER) {
+        return plan->logits_f32;
+    }
+    smhf_tensor out = plan->layers[config->layers - 1].out;
+    if (pooling == SMHF_POOLING_MEAN) {
+        be->mean_rows(pass->dev, plan->pooled, out, pass->pack);
+        out = plan->pooled;
+    } else if (pooling == SMHF_POOLING_CLS) {
+        be->gather_rows(pass->dev, plan->pooled, out, pass->pack, SMHF_AXIS_ROWS);
+        out = plan->pooled;
+    }
+    if (out.dtype != SMHF_DTYPE_F32) {
+        const smhf_tensor wide =
+            smhf_tensor_of(plan->logits_f32.data, out.rows, out.cols, SMHF_DTYPE_F32);
+        be->convert(pass->dev, wide, out);
+        out = wide;
+    }
+    return out;
+}
+
+static size_t width_of(const smhf_config *config) {
+    return (size_t)(config->head == SMHF_HEAD_ENCODER ? config->hidden : config->num_labels);
+}
+
 static smhf_status forward_pieces(smhf_model *model, smhf_workspace *ws, const smhf_batch *batch,
-                                  float *logits, smhf_error *err) {
-    const size_t C = (size_t)model->config.num_labels;
+                                  smhf_pooling pooling, float *out, smhf_error *err) {
+    const size_t width = width_of(&model->config);
+    const int tokens = smhf_config_per_token(&model->config) && pooling == SMHF_POOLING_NONE;
     for (size_t first = 0; first < batch->rows;) {
         const size_t end = piece_end(batch, first, model->batch_tokens);
+        const size_t begin = tokens ? (size_t)batch->cu_seqlens[first] : first;
+        const size_t count = (tokens ? (size_t)batch->cu_seqlens[end] : end) - begin;
         SMHF_TRY(smhf_workspace_fill(ws, batch, first, end, NULL, err));
         const smhf_pass pass = {ws->dev, &model->net, &ws->plan, ws->pack, {0, NULL, 0}};
         smhf_forward(&pass);
-        ws->dev->backend->download(ws->dev, logits + first * C, ws->plan.logits_f32.data,
-                                   (end - first) * C * sizeof *logits);
+        ws->dev->backend->download(ws->dev, out + begin * width, results_of(&pass, pooling).data,
+                                   count * width * sizeof *out);
         SMHF_TRY(ws->dev->backend->sync(ws->dev, err));
         first = end;
     }
     return SMHF_OK;
 }
 
-smhf_status smhf_model_forward(smhf_model *model, const smhf_batch *batch, float *logits,
-                               smhf_error *err) {
+static smhf_status run(smhf_model *model, const smhf_batch *batch, const smhf_padded *padded,
+                       smhf_pooling pooling, float *out, smhf_error *err) {
     smhf_workspace *ws = NULL;
-    SMHF_TRY(smhf_batch_check(&model->config, batch, err));
+    smhf_batch packed;
+    if (batch != NULL) {
+        SMHF_TRY(smhf_batch_check(&model->config, batch, err));
+    }
     SMHF_TRY(workspace_acquire(model, &ws, err));
-    const smhf_status status = forward_pieces(model, ws, batch, logits, err);
+    smhf_status status = SMHF_OK;
+    if (batch == NULL) {
+        status = smhf_packing_fill(&ws->packing, &model->config, padded, &packed, err);
+        batch = &packed;
+    }
+    if (status == SMHF_OK) {
+        status = forward_pieces(model, ws, batch, pooling, out, err);
+    }
     workspace_release(model, ws);
     return status;
 }
 
+smhf_status smhf_model_forward(smhf_model *model, const smhf_batch *batch, float *logits,
+                               smhf_error *err) {
+    return run(model, batch, NULL, SMHF_POOLING_NONE, logits, err);
+}
+
 smhf_status smhf_model_forward_padded(smhf_model *model, const smhf_padded *padded, float *logits,
                                       smhf_error *err) {
-    smhf_workspace *ws = NULL;
-    smhf_batch batch;
-    SMHF_TRY(workspace_acquire(model, &ws, err));
-    smhf_status status = smhf_packing_fill(&ws->packing, &model->config, padded, &batch, err);
-    if (status == SMHF_OK) {
-        status = forward_pieces(model, ws, &batch, logits, err);
+    return run(model, NULL, padded, SMHF_POOLING_NONE, logits, err);
+}
+
+smhf_status smhf_model_encode(smhf_model *model, const smhf_batch *batch, const smhf_padded *padded,
+                              smhf_pooling pooling, float *out, smhf_error *err) {
+    if (model->config.head != SMHF_HEAD_ENCODER) {
+        return smhf_fail(err, SMHF_E_UNSUPPORTED,
+                         "encode: the model was opened for \"%s\"; open it with task=\"embedding\"",
+                         smhf_head_name(model->config.head));
     }
-    workspace_release(model, ws);
-    return status;
+    return run(model, batch, padded, pooling, out, err);
 }
 
 /* --- asking --------------------------------------------------------------------------------------
@@ -611,6 +664,9 @@ void smhf_model_describe(const smhf_model *model, smhf_model_info *out) {
     const smhf_config *config = &model->config;
     *out = (smhf_model_info){
         .architecture = (config->architecture == SMHF_BERT) ? "bert" : "distilbert",
+        .task = smhf_head_name(config->head),
+        .per_token = smhf_config_per_token(config),
+        .width = (int)width_of(config),
         .vocab = config->vocab,
         .positions = config->positions,
         .types = config->types,

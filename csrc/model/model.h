@@ -1,4 +1,4 @@
-/* model.h: a DistilBERT or BERT sequence classifier: open, run, save.
+/* model.h: a DistilBERT or BERT encoder and the head on it: open, run, save.
  *
  *     smhf_model_options options = SMHF_MODEL_DEFAULTS;
  *     smhf_model *model;
@@ -36,10 +36,12 @@ typedef struct smhf_model_options {
     uint64_t seed;         /* of newly made weights */
     int max_workspaces;    /* forward calls that run at the same time; 0: 4 */
     int batch_tokens;      /* tokens computed at once; 0: 4096 */
+    const char *task;      /* what stands on the encoder: see smhf_head_parse in config.h; NULL:
+                              "sequence-classification" */
 } smhf_model_options;
 
 #define SMHF_MODEL_DEFAULTS                                                                        \
-    { "auto", "fp32", 0, 42, 0, 0 }
+    { "auto", "fp32", 0, 42, 0, 0, NULL }
 
 /* Opens folder/config.json and folder/model.safetensors. Weights of the classification head that
  * the checkpoint lacks are newly made (see the load report); anything else that does not fit is
@@ -76,6 +78,13 @@ typedef struct smhf_int_view {
     int bytes;
 } smhf_int_view;
 
+/* Element `index` of a view that is there. */
+static inline int64_t smhf_int_at(smhf_int_view view, size_t index) {
+    return view.bytes == 8   ? ((const int64_t *)view.data)[index]
+           : view.bytes == 4 ? ((const int32_t *)view.data)[index]
+                             : ((const uint8_t *)view.data)[index];
+}
+
 /* A rectangular batch as Python has it, all [rows, columns], C order. */
 typedef struct smhf_padded {
     smhf_int_view ids;
@@ -84,18 +93,34 @@ typedef struct smhf_padded {
     size_t rows, columns;
 } smhf_padded;
 
-/* logits [rows, num_labels]. SMHF_E_ARG names row and position of an id outside the vocabulary, a
+/* What an encoder without a head gives. */
+typedef enum smhf_pooling {
+    SMHF_POOLING_NONE, /* the hidden state of every token */
+    SMHF_POOLING_MEAN, /* of each sequence, the mean over its tokens */
+    SMHF_POOLING_CLS,  /* of each sequence, its first token's */
+} smhf_pooling;
+
+/* out: sequence classification: logits [rows, num_labels]; token classification and question
+ * answering (start, end): [tokens, num_labels], packed; embedding: smhf_model_encode with
+ * SMHF_POOLING_NONE. SMHF_E_ARG names row and position of an id outside the vocabulary, a
  * row without tokens, one longer than max positions, a mask with padding before or inside. */
 smhf_status smhf_model_forward(smhf_model *model, const smhf_batch *batch, float *logits,
                                smhf_error *err) SMHF_MUST_USE;
 smhf_status smhf_model_forward_padded(smhf_model *model, const smhf_padded *padded, float *logits,
                                       smhf_error *err) SMHF_MUST_USE;
+/* Hidden states of the last layer, [tokens, hidden] packed or [rows, hidden]; batch, or padded when
+ * it is NULL. SMHF_E_UNSUPPORTED unless the task is "embedding". */
+smhf_status smhf_model_encode(smhf_model *model, const smhf_batch *batch, const smhf_padded *padded,
+                              smhf_pooling pooling, float *out, smhf_error *err) SMHF_MUST_USE;
 
 /* --- asking ------------------------------------------------------------------------------------
  */
 
 typedef struct smhf_model_info {
     const char *architecture; /* "distilbert", "bert" */
+    const char *task;         /* "sequence-classification" ... */
+    int per_token;            /* results stand for tokens, not for sequences */
+    int width;                /* numbers in one result */
     int vocab, positions, types, hidden, heads, layers, feedforward, num_labels;
     size_t parameter_count; /* tensors */
     uint64_t parameter_floats;

@@ -35,20 +35,20 @@ static smhf_embedding view_embedding(const viewer *v, const smhf_config *config)
     };
 }
 
-/* Vectors and, for gradients, matrices of a layer. In the last layer the q rows stand alone. */
+/* Vectors and, for gradients, matrices of a layer. In a CLS layer the q rows stand alone. */
 static smhf_layer_gradients view_layer(const viewer *v, const smhf_config *config, int layer) {
     const int32_t H = config->hidden, F = config->feedforward;
-    const int last = layer == config->layers - 1;
+    const int cls_layer = smhf_config_cls_layer(config, layer);
     const smhf_tensor qkv = view(v, layer, SMHF_SLOT_QKV_WEIGHT, 3 * H, H);
     const smhf_tensor bias = view(v, layer, SMHF_SLOT_QKV_BIAS, 1, 3 * H);
     return (smhf_layer_gradients){
-        .q = last ? smhf_tensor_rows(qkv, 0, H) : SMHF_TENSOR_NONE,
-        .kv = last ? smhf_tensor_rows(qkv, H, 2 * H) : qkv,
+        .q = cls_layer ? smhf_tensor_rows(qkv, 0, H) : SMHF_TENSOR_NONE,
+        .kv = cls_layer ? smhf_tensor_rows(qkv, H, 2 * H) : qkv,
         .out = view(v, layer, SMHF_SLOT_OUT_WEIGHT, H, H),
         .ffn1 = view(v, layer, SMHF_SLOT_FFN1_WEIGHT, F, H),
         .ffn2 = view(v, layer, SMHF_SLOT_FFN2_WEIGHT, H, F),
-        .q_bias = last ? smhf_tensor_cols(bias, 0, H) : SMHF_TENSOR_NONE,
-        .kv_bias = last ? smhf_tensor_cols(bias, H, 2 * H) : bias,
+        .q_bias = cls_layer ? smhf_tensor_cols(bias, 0, H) : SMHF_TENSOR_NONE,
+        .kv_bias = cls_layer ? smhf_tensor_cols(bias, H, 2 * H) : bias,
         .out_bias = view(v, layer, SMHF_SLOT_OUT_BIAS, 1, H),
         .ffn1_bias = view(v, layer, SMHF_SLOT_FFN1_BIAS, 1, F),
         .ffn2_bias = view(v, layer, SMHF_SLOT_FFN2_BIAS, 1, H),
@@ -103,12 +103,12 @@ static smhf_status prepare_slot(preparer *p, int layer, smhf_slot slot, int32_t 
     return SMHF_OK;
 }
 
-/* q, k and v as one product; in the last layer q alone, because only CLS rows ask. */
+/* q, k and v as one product; in a CLS layer q alone, because only first tokens ask. */
 static smhf_status prepare_qkv(preparer *p, int l, smhf_layer *layer, smhf_error *err) {
     const int32_t H = p->net->config->hidden;
     smhf_tensor qkv;
     SMHF_TRY(matrix(p, l, SMHF_SLOT_QKV_WEIGHT, 3 * H, H, &qkv, err));
-    if (l == p->net->config->layers - 1) {
+    if (smhf_config_cls_layer(p->net->config, l)) {
         SMHF_TRY(prepare(p, smhf_tensor_rows(qkv, 0, H), &layer->q, err));
         SMHF_TRY(prepare(p, smhf_tensor_rows(qkv, H, 2 * H), &layer->kv, err));
     } else {
@@ -153,10 +153,14 @@ static smhf_status prepare_all(preparer *p, smhf_dtype head_compute, smhf_error 
     }
     /* A few rows: exact at no cost, where the activations allow it. */
     p->options.compute = head_compute;
-    SMHF_TRY(prepare_slot(p, -1, SMHF_SLOT_POOL_WEIGHT, H, H, &head, err));
-    p->net->pool = p->net->owned[p->net->owned_count - 1];
-    SMHF_TRY(prepare_slot(p, -1, SMHF_SLOT_LABEL_WEIGHT, C, H, &head, err));
-    p->net->label = p->net->owned[p->net->owned_count - 1];
+    if (config->head == SMHF_HEAD_SEQUENCE) {
+        SMHF_TRY(prepare_slot(p, -1, SMHF_SLOT_POOL_WEIGHT, H, H, &head, err));
+        p->net->pool = p->net->owned[p->net->owned_count - 1];
+    }
+    if (config->head != SMHF_HEAD_ENCODER) {
+        SMHF_TRY(prepare_slot(p, -1, SMHF_SLOT_LABEL_WEIGHT, C, H, &head, err));
+        p->net->label = p->net->owned[p->net->owned_count - 1];
+    }
     return SMHF_OK;
 }
 
@@ -176,8 +180,12 @@ smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_pa
         return smhf_fail_nomem(err, "network", L * sizeof *net->layers);
     }
     net->tables = view_embedding(&p.values, config);
-    net->pool_bias = view(&p.values, -1, SMHF_SLOT_POOL_BIAS, 1, H);
-    net->label_bias = view(&p.values, -1, SMHF_SLOT_LABEL_BIAS, 1, C);
+    if (config->head == SMHF_HEAD_SEQUENCE) {
+        net->pool_bias = view(&p.values, -1, SMHF_SLOT_POOL_BIAS, 1, H);
+    }
+    if (config->head != SMHF_HEAD_ENCODER) {
+        net->label_bias = view(&p.values, -1, SMHF_SLOT_LABEL_BIAS, 1, C);
+    }
     net->pool_act = (config->architecture == SMHF_BERT) ? SMHF_ACT_TANH : SMHF_ACT_RELU;
     if (values.mapped != NULL) {
         const size_t floats = smhf_mapped_scratch(values.mapped);
@@ -224,8 +232,10 @@ smhf_status smhf_gradients_init(smhf_gradients *gradients, const smhf_parameters
     for (int l = 0; l < config->layers; l++) {
         gradients->layers[l] = view_layer(&v, config, l);
     }
-    gradients->pool = view(&v, -1, SMHF_SLOT_POOL_WEIGHT, H, H);
-    gradients->pool_bias = view(&v, -1, SMHF_SLOT_POOL_BIAS, 1, H);
+    if (config->head == SMHF_HEAD_SEQUENCE) {
+        gradients->pool = view(&v, -1, SMHF_SLOT_POOL_WEIGHT, H, H);
+        gradients->pool_bias = view(&v, -1, SMHF_SLOT_POOL_BIAS, 1, H);
+    }
     gradients->label = view(&v, -1, SMHF_SLOT_LABEL_WEIGHT, C, H);
     gradients->label_bias = view(&v, -1, SMHF_SLOT_LABEL_BIAS, 1, C);
     return SMHF_OK;

@@ -105,8 +105,8 @@ void smhf_forward(const smhf_pass *pass);
 /* plan->grads.dlogits -> gradients += */
 void smhf_backward(const smhf_pass *pass, const smhf_gradients *gradients);
 
-/* heads.c: the last layer's CLS rows [B, H] -> logits, and back to d_cls. */
-void smhf_head_forward(const smhf_pass *pass, smhf_tensor cls);
-void smhf_head_backward(const smhf_pass *pass, const smhf_gradients *gradients, smhf_tensor cls);
+/* heads.c: the last layer's output x -> logits, and back to the gradient of x. */
+void smhf_head_forward(const smhf_pass *pass, smhf_tensor x);
+void smhf_head_backward(const smhf_pass *pass, const smhf_gradients *gradients, smhf_tensor x);
 
 #endif

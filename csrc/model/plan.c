@@ -41,8 +41,8 @@ static smhf_tensor narrow(smhf_tensor tensor, int32_t cols) {
 }
 
 /* q, k and v as columns: of one [T, 3H] tensor, or k and v of a [T, 2H] one beside a given q. */
-static void split(smhf_layer_activations *a, int last, int32_t H) {
-    if (last) {
+static void split(smhf_layer_activations *a, int cls_layer, int32_t H) {
+    if (cls_layer) {
         a->k = smhf_tensor_cols(a->kv, 0, H);
         a->v = smhf_tensor_cols(a->kv, H, H);
         return;
@@ -69,21 +69,36 @@ static void plan_inference(smhf_plan *plan, cursor *c) {
 
     plan->embedded = buffer_a;
     for (int32_t l = 0; l < L; l++) {
-        const int last = l == L - 1;
-        const int32_t n = last ? B : T;
+        const int cls_layer = smhf_config_cls_layer(config, l);
+        const int32_t n = cls_layer ? B : T;
         smhf_layer_activations *a = &plan->layers[l];
         *a = (smhf_layer_activations){0};
         a->x = buffer_a;
-        a->kv = reuse(buffer_g, T, last ? 2 * H : 3 * H);
-        a->cls = last ? cls : SMHF_TENSOR_NONE;
+        a->kv = reuse(buffer_g, T, cls_layer ? 2 * H : 3 * H);
+        a->cls = cls_layer ? cls : SMHF_TENSOR_NONE;
         a->q = q_cls;
-        split(a, last, H);
+        split(a, cls_layer, H);
         a->context = a->hidden = reuse(buffer_b, n, H);
         a->projected = a->ffn_out = reuse(buffer_c, n, H);
         a->ffn = narrow(reuse(buffer_g, n, wide), F);
         a->out = reuse(buffer_a, n, H);
     }
     plan->pooled = plan->dropped = reuse(buffer_b, B, H);
+    if (config->head != SMHF_HEAD_SEQUENCE) {
+        plan->dropped = plan->layers[L - 1].out;
+    }
+}
+
+/* What the loss compares with: class numbers, or numbers, or two positions. */
+static smhf_tensor plan_targets(cursor *c, const smhf_config *config, int32_t T, int32_t B) {
+    switch (config->head) {
+    case SMHF_HEAD_TOKEN:
+        return take(c, T, 1, SMHF_DTYPE_I32);
+    case SMHF_HEAD_SPAN:
+        return take(c, B, 2, SMHF_DTYPE_I32);
+    default: /* room for numbers: a classifier may be given probabilities */
+        return take(c, B, config->num_labels, SMHF_DTYPE_F32);
+    }
 }
 
 static void plan_training(smhf_plan *plan, cursor *c) {
@@ -96,17 +111,17 @@ static void plan_training(smhf_plan *plan, cursor *c) {
     plan->embedded_stats = take(c, T, 2, SMHF_DTYPE_F32);
     smhf_tensor x = plan->embedded;
     for (int32_t l = 0; l < L; l++) {
-        const int last = l == L - 1;
-        const int32_t n = last ? B : T;
+        const int cls_layer = smhf_config_cls_layer(config, l);
+        const int32_t n = cls_layer ? B : T;
         smhf_layer_activations *a = &plan->layers[l];
         *a = (smhf_layer_activations){0};
         a->x = x;
-        a->kv = take(c, T, last ? 2 * H : 3 * H, dtype);
-        if (last) {
+        a->kv = take(c, T, cls_layer ? 2 * H : 3 * H, dtype);
+        if (cls_layer) {
             a->cls = take(c, B, H, dtype);
             a->q = take(c, B, H, dtype);
         }
-        split(a, last, H);
+        split(a, cls_layer, H);
         a->lse = take(c, n, A, SMHF_DTYPE_F32);
         a->context = take(c, n, H, dtype);
         a->projected = a->sum1 = take(c, n, H, dtype);
@@ -120,8 +135,8 @@ static void plan_training(smhf_plan *plan, cursor *c) {
         x = a->out;
     }
     plan->pooled = take(c, B, H, dtype);
-    plan->dropped = take(c, B, H, dtype);
-    plan->targets = take(c, B, 1, SMHF_DTYPE_I32);
+    plan->dropped = take(c, smhf_config_per_token(config) ? T : B, H, dtype);
+    plan->targets = plan_targets(c, config, T, B);
     plan->loss = take(c, 1, 1, SMHF_DTYPE_F32);
 
     smhf_gradient_buffers *g = &plan->grads;
@@ -132,7 +147,7 @@ static void plan_training(smhf_plan *plan, cursor *c) {
     g->dkv = take(c, T, 3 * H, dtype);
     g->dq_cls = take(c, B, H, dtype);
     g->dpooled = take(c, B, H, dtype);
-    g->dlogits = take(c, B, config->num_labels, dtype);
+    g->dlogits = take(c, smhf_config_per_token(config) ? T : B, config->num_labels, dtype);
 }
 
 size_t smhf_plan_make(smhf_plan *plan, const smhf_plan_shape *shape, void *base) {
@@ -143,10 +158,16 @@ size_t smhf_plan_make(smhf_plan *plan, const smhf_plan_shape *shape, void *base)
     } else {
         plan_inference(plan, &c);
     }
-    const int32_t B = shape->rows, C = shape->config->num_labels;
-    plan->logits = take(&c, B, C, shape->dtype);
-    plan->logits_f32 =
-        (shape->dtype == SMHF_DTYPE_F32) ? plan->logits : take(&c, B, C, SMHF_DTYPE_F32);
+    const smhf_config *config = shape->config;
+    const int32_t C = config->num_labels;
+    const int32_t n = smhf_config_per_token(config) ? shape->tokens : shape->rows;
+    if (config->head != SMHF_HEAD_ENCODER) {
+        plan->logits = take(&c, n, C, shape->dtype);
+        plan->logits_f32 =
+            (shape->dtype == SMHF_DTYPE_F32) ? plan->logits : take(&c, n, C, SMHF_DTYPE_F32);
+    } else if (shape->dtype != SMHF_DTYPE_F32) {
+        plan->logits_f32 = take(&c, n, config->hidden, SMHF_DTYPE_F32);
+    }
     plan->bytes = c.overflow ? 0 : c.at;
     return plan->bytes;
 }

@@ -22,13 +22,13 @@ typedef struct smhf_plan_shape {
     smhf_dtype dtype; /* of activations: F32 or BF16 */
 } smhf_plan_shape;
 
-/* Activations of one layer. n is T, or B in the last layer, where only the first token of each
- * sequence goes on behind keys and values. */
+/* Activations of one layer. n is T, or B in the last layer of a sequence classifier, where only
+ * the first token of each sequence goes on behind keys and values ("CLS layer" below). */
 typedef struct smhf_layer_activations {
     smhf_tensor x;         /* [T, H] input: the output of what is below */
-    smhf_tensor cls;       /* [B, H] last layer: the first tokens of x; else absent */
-    smhf_tensor kv;        /* [T, 3H] q|k|v side by side; last layer: [T, 2H] k|v */
-    smhf_tensor q, k, v;   /* [n, H], [T, H], [T, H]: views of kv; last layer: q is its own */
+    smhf_tensor cls;       /* [B, H] CLS layer: the first tokens of x; else absent */
+    smhf_tensor kv;        /* [T, 3H] q|k|v side by side; CLS layer: [T, 2H] k|v */
+    smhf_tensor q, k, v;   /* [n, H], [T, H], [T, H]: views of kv; CLS layer: q is its own */
     smhf_tensor lse;       /* [n, A] training */
     smhf_tensor context;   /* [n, H] */
     smhf_tensor projected; /* [n, H] */
@@ -46,13 +46,13 @@ typedef struct smhf_layer_activations {
 /* Gradients of activations, reused from layer to layer. */
 typedef struct smhf_gradient_buffers {
     smhf_tensor d;        /* [T, H] of a layer's output, then of its input */
-    smhf_tensor d_cls;    /* [B, H] the same for the last layer */
+    smhf_tensor d_cls;    /* [B, H] the same for a CLS layer */
     smhf_tensor branch;   /* [T, H] behind a dropout */
     smhf_tensor dcontext; /* [T, H] */
     smhf_tensor dkv;      /* [T, 3H] */
     smhf_tensor dq_cls;   /* [B, H] */
-    smhf_tensor dpooled;  /* [B, H] */
-    smhf_tensor dlogits;  /* [B, C] */
+    smhf_tensor dpooled;  /* [B, H] sequence classification */
+    smhf_tensor dlogits;  /* [B or T, C] */
 } smhf_gradient_buffers;
 
 typedef struct smhf_plan {
@@ -60,11 +60,12 @@ typedef struct smhf_plan {
     smhf_tensor embedded;           /* [T, H] */
     smhf_tensor embedded_stats;     /* [T, 2] training */
     smhf_layer_activations *layers; /* [L], borrowed from the workspace */
-    smhf_tensor pooled;             /* [B, H] after pre_classifier + ReLU, or pooler + tanh */
-    smhf_tensor dropped;            /* [B, H] after the head's dropout */
-    smhf_tensor logits;             /* [B, C] */
-    smhf_tensor logits_f32;         /* [B, C] what the host reads; is `logits` in fp32 */
-    smhf_tensor targets;            /* [B, 1] I32 training */
+    smhf_tensor pooled;             /* [B, H] after pre_classifier + ReLU, or pooler + tanh; the
+                                       pooled hidden states of an encoder */
+    smhf_tensor dropped;            /* [B or T, H] after the head's dropout */
+    smhf_tensor logits;             /* [B or T, C]; absent without a head */
+    smhf_tensor logits_f32;         /* what the host reads; is `logits` in fp32 */
+    smhf_tensor targets;            /* training: what the loss compares with, see trainer.c */
     smhf_tensor loss;               /* [1, 1] F32 training */
     smhf_gradient_buffers grads;
     size_t bytes;

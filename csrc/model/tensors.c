@@ -86,7 +86,18 @@ static int is_layer(smhf_slot slot) {
     return slot >= SMHF_SLOT_LAYER_FIRST && slot < SMHF_SLOT_LAYER_END;
 }
 
-static const char *row_name(const smhf_parameters *table, const table_row *row) {
+static const char *row_name(const smhf_parameters *table, const smhf_config *config,
+                            const table_row *row) {
+    const int label = row->slot >= SMHF_SLOT_LABEL_WEIGHT;
+    if (row->slot >= SMHF_SLOT_POOL_WEIGHT && !label && config->head != SMHF_HEAD_SEQUENCE) {
+        return NULL; /* only sequence classification pools */
+    }
+    if (label && config->head == SMHF_HEAD_ENCODER) {
+        return NULL;
+    }
+    if (label && config->head == SMHF_HEAD_SPAN) {
+        return row->slot == SMHF_SLOT_LABEL_WEIGHT ? "qa_outputs.weight" : "qa_outputs.bias";
+    }
     return (table->architecture == SMHF_BERT) ? row->bert : row->distilbert;
 }
 
@@ -112,7 +123,7 @@ static smhf_status add_parameter(smhf_parameters *table, const smhf_config *conf
                                  const table_row *row, int layer, size_t *slots, smhf_error *err) {
     char name[MAX_NAME];
     smhf_parameter *p = &table->items[table->count];
-    const char *stem = row_name(table, row);
+    const char *stem = row_name(table, config, row);
     const char *layers = (table->architecture == SMHF_BERT) ? "encoder" : "transformer";
     int size;
     if (stem == NULL) {
@@ -322,8 +333,7 @@ smhf_status smhf_parameters_match(const smhf_parameters *table, const smhf_safet
         } else if (p->head) {
             report->missing[report->missing_count++] = p->name; /* the table outlives the report */
         } else {
-            return smhf_fail(err, SMHF_E_ARG,
-                             "tensor \"%s\" is missing (only the classification head may be new)",
+            return smhf_fail(err, SMHF_E_ARG, "tensor \"%s\" is missing (only the head may be new)",
                              p->name);
         }
     }

@@ -48,10 +48,41 @@ static smhf_status check_options(const smhf_trainer_options *o, smhf_error *err)
     return check_range("total_steps", (double)o->total_steps, needs_total ? 1.0 : 0.0, 1e15, err);
 }
 
+static smhf_status take_class_weights(smhf_trainer *trainer, smhf_error *err) {
+    const smhf_config *config = &trainer->model->config;
+    const float *weights = trainer->options.class_weights;
+    const size_t bytes = (size_t)config->num_labels * sizeof *weights;
+    smhf_device *dev = trainer->ws.dev;
+    void *block = NULL;
+    trainer->options.class_weights = NULL; /* the caller's */
+    if (weights == NULL) {
+        return SMHF_OK;
+    }
+    if (config->head == SMHF_HEAD_SPAN ||
+        (config->head == SMHF_HEAD_SEQUENCE && config->problem != SMHF_PROBLEM_SINGLE)) {
+        return smhf_fail(err, SMHF_E_ARG,
+                         "class_weights: only a loss over single classes has them");
+    }
+    for (int c = 0; c < config->num_labels; c++) {
+        if (!(weights[c] >= 0.0f) || isinf(weights[c])) {
+            return smhf_fail(err, SMHF_E_ARG, "class_weights[%d]: expected 0 or more, found %g", c,
+                             (double)weights[c]);
+        }
+    }
+    SMHF_TRY(dev->backend->alloc(dev, &block, bytes, err));
+    trainer->class_weights = block;
+    dev->backend->upload(dev, block, weights, bytes);
+    return dev->backend->sync(dev, err);
+}
+
 static smhf_status init_trainer(smhf_trainer *trainer, smhf_error *err) {
     smhf_model *model = trainer->model;
     void *block = NULL;
     const size_t size = model->table.size;
+    if (model->config.head == SMHF_HEAD_ENCODER) {
+        return smhf_fail(err, SMHF_E_UNSUPPORTED,
+                         "a model opened with task=\"embedding\" has no head, so no loss to train");
+    }
     SMHF_TRY(smhf_model_prepare(model, SMHF_WEIGHT_FORWARD | SMHF_WEIGHT_BACKWARD, err));
     SMHF_TRY(smhf_workspace_init(&trainer->ws, model->device, &model->config, 1,
                                  model->options.dtype, err));
@@ -68,6 +99,7 @@ static smhf_status init_trainer(smhf_trainer *trainer, smhf_error *err) {
     SMHF_TRY(smhf_gradients_init(&trainer->gradients, &model->table, &model->config, trainer->grads,
                                  err));
     SMHF_TRY(smhf_optimizer_init(trainer, err));
+    SMHF_TRY(take_class_weights(trainer, err));
     return dev->backend->sync(dev, err);
 }
 
@@ -102,6 +134,7 @@ void smhf_trainer_free(smhf_trainer *trainer) {
     if (dev != NULL) {
         dev->backend->free(dev, trainer->block);
         dev->backend->free(dev, trainer->step_on_device);
+        dev->backend->free(dev, trainer->class_weights);
     }
     smhf_gradients_deinit(&trainer->gradients);
     smhf_workspace_deinit(&trainer->ws);
@@ -116,20 +149,27 @@ void smhf_trainer_free(smhf_trainer *trainer) {
 /* --- a pass --------------------------------------------------------------------------------------
  */
 
-static smhf_status take_labels(smhf_trainer *trainer, smhf_int_view labels, size_t rows,
-                               smhf_error *err) {
+static smhf_status reserve_labels(smhf_trainer *trainer, size_t count, smhf_error *err) {
+    size_t bytes = 0;
+    if (count <= trainer->label_capacity) {
+        return SMHF_OK;
+    }
+    void *grown = smhf_mul_size(count, sizeof(int32_t), &bytes) == 0
+                      ? smhf_realloc(trainer->labels, bytes)
+                      : NULL;
+    if (grown == NULL) {
+        return smhf_fail_nomem(err, "labels", bytes);
+    }
+    trainer->labels = grown;
+    trainer->label_capacity = count;
+    return SMHF_OK;
+}
+
+/* One class number for each text. */
+static smhf_status take_classes(smhf_trainer *trainer, smhf_int_view labels, size_t rows,
+                                smhf_error *err) {
     const int C = trainer->model->config.num_labels;
-    if (labels.data == NULL) {
-        return smhf_fail(err, SMHF_E_ARG, "labels: expected one class number a row, found nothing");
-    }
-    if (rows > trainer->label_capacity) {
-        int32_t *grown = smhf_realloc(trainer->labels, rows * sizeof *grown);
-        if (grown == NULL) {
-            return smhf_fail_nomem(err, "labels", rows * sizeof *grown);
-        }
-        trainer->labels = grown;
-        trainer->label_capacity = rows;
-    }
+    int32_t *out = trainer->labels;
     for (size_t row = 0; row < rows; row++) {
         const int64_t label = smhf_int_at(labels, row);
         if (label < 0 || label >= C) {
@@ -138,9 +178,86 @@ static smhf_status take_labels(smhf_trainer *trainer, smhf_int_view labels, size
                              "%lld",
                              row, C - 1, C, (long long)label);
         }
-        trainer->labels[row] = (int32_t)label;
+        out[row] = (int32_t)label;
     }
     return SMHF_OK;
+}
+
+/* One class number for each token; of padded labels those behind the tokens are not looked at. */
+static smhf_status take_token_classes(smhf_trainer *trainer, const smhf_examples *examples,
+                                      const smhf_batch *batch, smhf_error *err) {
+    const int C = trainer->model->config.num_labels;
+    int32_t *out = trainer->labels;
+    for (size_t row = 0; row < batch->rows; row++) {
+        const size_t begin = (size_t)batch->cu_seqlens[row];
+        const size_t tokens = (size_t)batch->cu_seqlens[row + 1] - begin;
+        const size_t from = examples->batch != NULL ? begin : row * examples->padded->columns;
+        for (size_t t = 0; t < tokens; t++) {
+            const int64_t label = smhf_int_at(examples->labels, from + t);
+            if (label != NO_LABEL && (label < 0 || label >= C)) {
+                return smhf_fail(err, SMHF_E_ARG,
+                                 "labels row %zu, position %zu: expected 0 to %d or %d, found %lld",
+                                 row, t, C - 1, NO_LABEL, (long long)label);
+            }
+            out[begin + t] = (int32_t)label;
+        }
+    }
+    return SMHF_OK;
+}
+
+/* Start and end of each answer; anything outside the sequence becomes -1. */
+static void take_spans(smhf_trainer *trainer, smhf_int_view labels, const smhf_batch *batch) {
+    int32_t *out = trainer->labels;
+    for (size_t i = 0; i < 2 * batch->rows; i++) {
+        const int64_t position = smhf_int_at(labels, i);
+        const int32_t tokens = batch->cu_seqlens[i / 2 + 1] - batch->cu_seqlens[i / 2];
+        out[i] = position >= 0 && position < tokens ? (int32_t)position : -1;
+    }
+}
+
+/* Labels in the order of the pack; *count: elements of four bytes. */
+static smhf_status take_labels(smhf_trainer *trainer, const smhf_examples *examples,
+                               const smhf_batch *batch, size_t *count, smhf_error *err) {
+    const smhf_config *config = &trainer->model->config;
+    const int numbers = config->head == SMHF_HEAD_SEQUENCE && examples->values != NULL;
+    if (!numbers && examples->labels.data == NULL) {
+        return smhf_fail(err, SMHF_E_ARG, "labels: expected one for each row, found nothing");
+    }
+    if (config->head == SMHF_HEAD_SEQUENCE && !numbers && config->problem != SMHF_PROBLEM_SINGLE) {
+        return smhf_fail(err, SMHF_E_ARG,
+                         "labels: this model is trained on numbers (%s): expected floats, %d for "
+                         "each row",
+                         config->problem == SMHF_PROBLEM_MULTI ? "several labels at once"
+                                                               : "regression",
+                         config->num_labels);
+    }
+    if (numbers && config->problem == SMHF_PROBLEM_SINGLE && config->problem_given) {
+        return smhf_fail(err, SMHF_E_ARG,
+                         "labels: config.json says single_label_classification: expected class "
+                         "numbers (integers), found floats");
+    }
+    trainer->loss_kind = !numbers                                     ? SMHF_LOSS_CROSS_ENTROPY
+                         : config->problem == SMHF_PROBLEM_REGRESSION ? SMHF_LOSS_MSE
+                                                                      : SMHF_LOSS_BCE;
+    switch (config->head) {
+    case SMHF_HEAD_TOKEN:
+        *count = (size_t)batch->cu_seqlens[batch->rows];
+        SMHF_TRY(reserve_labels(trainer, *count, err));
+        return take_token_classes(trainer, examples, batch, err);
+    case SMHF_HEAD_SPAN:
+        *count = 2 * batch->rows;
+        SMHF_TRY(reserve_labels(trainer, *count, err));
+        take_spans(trainer, examples->labels, batch);
+        return SMHF_OK;
+    default:
+        *count = batch->rows * (numbers ? (size_t)config->num_labels : 1);
+        SMHF_TRY(reserve_labels(trainer, *count, err));
+        if (numbers) {
+            memcpy(trainer->labels, examples->values, *count * sizeof(float));
+            return SMHF_OK;
+        }
+        return take_classes(trainer, examples->labels, batch->rows, err);
+    }
 }
 
 /* Checks the examples and puts batch and labels on the device. */
@@ -159,10 +276,11 @@ static smhf_status take_examples(smhf_trainer *trainer, const smhf_examples *exa
     if (batch->rows == 0) {
         return smhf_fail(err, SMHF_E_ARG, "the batch has no rows");
     }
-    SMHF_TRY(take_labels(trainer, examples->labels, batch->rows, err));
+    size_t count = 0;
+    SMHF_TRY(take_labels(trainer, examples, batch, &count, err));
     SMHF_TRY(smhf_workspace_fill(ws, batch, 0, batch->rows, examples->sequence_ids, err));
     ws->dev->backend->upload(ws->dev, ws->plan.targets.data, trainer->labels,
-                             batch->rows * sizeof *trainer->labels);
+                             count * sizeof(int32_t));
     return SMHF_OK;
 }
 
@@ -171,13 +289,25 @@ static void enqueue_loss(smhf_trainer *trainer, int want_gradient, int accumulat
     const smhf_backend *be = ws->dev->backend;
     const smhf_plan *plan = &ws->plan;
     const smhf_loss_options options = {
-        .kind = SMHF_LOSS_CROSS_ENTROPY,
+        .kind = trainer->loss_kind,
+        .class_weights = trainer->class_weights,
         .label_smoothing = (float)trainer->options.label_smoothing,
         .ignore_label = NO_LABEL,
         .grad_scale = 1.0f / (float)accumulation,
     };
-    be->loss(ws->dev, plan->loss.data, want_gradient ? plan->grads.dlogits : SMHF_TENSOR_NONE,
-             plan->logits, plan->targets, &options, ws->pack, SMHF_AXIS_ROWS);
+    const smhf_config *config = &trainer->model->config;
+    const smhf_tensor dlogits = want_gradient ? plan->grads.dlogits : SMHF_TENSOR_NONE;
+    smhf_tensor targets = plan->targets;
+    if (config->head == SMHF_HEAD_SPAN) {
+        be->span_loss(ws->dev, plan->loss.data, dlogits, plan->logits, targets, &options, ws->pack);
+    } else {
+        if (trainer->loss_kind ==
+            SMHF_LOSS_CROSS_ENTROPY) { /* class numbers, whatever fits there */
+            targets = smhf_tensor_of(targets.data, targets.rows, 1, SMHF_DTYPE_I32);
+        }
+        be->loss(ws->dev, plan->loss.data, dlogits, plan->logits, targets, &options, ws->pack,
+                 smhf_config_per_token(config) ? SMHF_AXIS_TOKENS : SMHF_AXIS_ROWS);
+    }
     be->download(ws->dev, &trainer->loss, plan->loss.data, sizeof trainer->loss);
 }
 

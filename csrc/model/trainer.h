@@ -47,12 +47,14 @@ typedef struct smhf_trainer_options {
     smhf_schedule schedule;
     int gradient_accumulation_steps;
     double label_smoothing;
-    uint64_t seed; /* of dropout */
-    int dropout;   /* 0: off, as in evaluation */
+    uint64_t seed;              /* of dropout */
+    int dropout;                /* 0: off, as in evaluation */
+    const float *class_weights; /* [num_labels], read by smhf_trainer_new; cross-entropy over
+                                   classes of a text or of tokens; NULL: all 1 */
 } smhf_trainer_options;
 
 #define SMHF_TRAINER_DEFAULTS                                                                      \
-    { 5e-5, 0.9, 0.999, 1e-8, 0.0, 1.0, 0, 0, SMHF_SCHEDULE_LINEAR, 1, 0.0, 42, 1 }
+    { 5e-5, 0.9, 0.999, 1e-8, 0.0, 1.0, 0, 0, SMHF_SCHEDULE_LINEAR, 1, 0.0, 42, 1, NULL }
 
 /* Caller frees with smhf_trainer_free. SMHF_E_ARG names the option. */
 smhf_status smhf_trainer_new(smhf_model *model, const smhf_trainer_options *options,
@@ -63,15 +65,20 @@ void smhf_trainer_free(smhf_trainer *trainer); /* NULL is fine */
 typedef struct smhf_examples {
     const smhf_batch *batch;
     const smhf_padded *padded;
-    smhf_int_view labels;         /* [rows] class numbers */
+    /* What the loss compares with, by task: classes of texts: [rows], or numbers in `values`
+     * (several labels at once, regression): [rows, num_labels]. Classes of tokens: shaped like the
+     * ids, packed or padded, -100 where a token counts for nothing. Question answering: [rows, 2],
+     * positions of start and end; outside the sequence: counts for nothing. */
+    smhf_int_view labels;
+    const float *values;
     const uint32_t *sequence_ids; /* [rows] identity for dropout, or NULL: 0, 1, 2, ... */
     int accumulation;             /* micro-batches of this step; 0: as the options say */
 } smhf_examples;
 
 /* Adds the gradient of (mean loss / accumulation) to what the step has so far; *loss: the mean.
- * SMHF_E_ARG names row and value of a label outside num_labels, and refuses a loss that is not
- * finite (step and learning rate in the sentence); then the gradients of this step are dropped and
- * the weights are untouched. */
+ * SMHF_E_ARG names row and value of a label outside num_labels (position too, for tokens), and
+ * refuses a loss that is not finite (step and learning rate in the sentence); then the gradients of
+ * this step are dropped and the weights are untouched. */
 smhf_status smhf_trainer_forward_backward(smhf_trainer *trainer, const smhf_examples *examples,
                                           float *loss, smhf_error *err) SMHF_MUST_USE;
 /* Mean loss without dropout and without gradients. */

@@ -18,12 +18,14 @@ struct smhf_trainer {
     int32_t segment_count;
     smhf_step *step_on_device; /* owned */
     smhf_step step_on_host;    /* what is uploaded; lives until sync */
-    int32_t *labels;           /* owned, host */
-    size_t label_capacity;
-    int64_t step;          /* optimizer steps done */
-    uint32_t dropout_step; /* forward passes with dropout done */
-    int micro_batches;     /* accumulated since the last optimizer step */
-    float loss;            /* download target */
+    void *labels;              /* owned, host: int32 or float */
+    size_t label_capacity;     /* elements */
+    smhf_loss_kind loss_kind;  /* of the last batch */
+    float *class_weights;      /* owned, device, or NULL */
+    int64_t step;              /* optimizer steps done */
+    uint32_t dropout_step;     /* forward passes with dropout done */
+    int micro_batches;         /* accumulated since the last optimizer step */
+    float loss;                /* download target */
     atomic_flag busy;
 };
 

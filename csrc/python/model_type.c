@@ -104,18 +104,19 @@ static PyObject *wrap_model(PyTypeObject *type, smhf_model *model) {
     return (PyObject *)self;
 }
 
-PyDoc_STRVAR(model_open_doc,
-             "open($type, folder, num_labels=0, device='auto', precision='fp32', seed=42)\n--\n\n"
-             "Open folder/config.json and folder/model.safetensors.");
+PyDoc_STRVAR(
+    model_open_doc,
+    "open($type, folder, num_labels=0, device='auto', precision='fp32', seed=42, task=None)\n--\n\n"
+    "Open folder/config.json and folder/model.safetensors.");
 
 static PyObject *model_open(PyObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"folder", "num_labels", "device", "precision", "seed", NULL};
+    static char *names[] = {"folder", "num_labels", "device", "precision", "seed", "task", NULL};
     smhf_model_options options = SMHF_MODEL_DEFAULTS;
     unsigned long long seed = options.seed;
     PyObject *folder = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|issK:open", names, PyUnicode_FSConverter,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|issKz:open", names, PyUnicode_FSConverter,
                                      &folder, &options.num_labels, &options.device,
-                                     &options.precision, &seed)) {
+                                     &options.precision, &seed, &options.task)) {
         return NULL;
     }
     options.seed = seed;
@@ -135,18 +136,19 @@ static PyObject *model_open(PyObject *type, PyObject *args, PyObject *kwargs) {
     return wrap_model((PyTypeObject *)type, model);
 }
 
-PyDoc_STRVAR(model_new_doc,
-             "new($type, config, num_labels=0, device='auto', precision='fp32', seed=42)\n--\n\n"
-             "Make a model with new weights from the bytes of a config.json.");
+PyDoc_STRVAR(
+    model_new_doc,
+    "new($type, config, num_labels=0, device='auto', precision='fp32', seed=42, task=None)\n--\n\n"
+    "Make a model with new weights from the bytes of a config.json.");
 
 static PyObject *model_new(PyObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"config", "num_labels", "device", "precision", "seed", NULL};
+    static char *names[] = {"config", "num_labels", "device", "precision", "seed", "task", NULL};
     smhf_model_options options = SMHF_MODEL_DEFAULTS;
     unsigned long long seed = options.seed;
     Py_buffer config;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*|issK:new", names, &config,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "y*|issKz:new", names, &config,
                                      &options.num_labels, &options.device, &options.precision,
-                                     &seed)) {
+                                     &seed, &options.task)) {
         return NULL;
     }
     options.seed = seed;
@@ -177,37 +179,57 @@ static void model_dealloc(PyObject *op) {
 /* --- running -------------------------------------------------------------------------------------
  */
 
-PyDoc_STRVAR(model_forward_doc,
-             "forward($self, ids, mask=None, type_ids=None, cu_seqlens=None)\n--\n\n"
-             "Logits, float32 (rows, num_labels), of padded [rows, columns] arrays, or of packed\n"
-             "int32 arrays when cu_seqlens is given.");
+/* How many results a batch has: sequences, or tokens (the ones of a mask; the core checks it). */
+static size_t count_results(const smhf_py_batch *batch, int per_token) {
+    size_t tokens = 0;
+    if (!per_token) {
+        return batch->rows;
+    }
+    if (batch->is_packed) {
+        return (size_t)batch->ids.shape[0];
+    }
+    const size_t cells = batch->padded.rows * batch->padded.columns;
+    if (batch->padded.mask.data == NULL) {
+        return cells;
+    }
+    for (size_t i = 0; i < cells; i++) {
+        tokens += smhf_int_at(batch->padded.mask, i) != 0;
+    }
+    return tokens;
+}
 
-static PyObject *model_forward(PyObject *op, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"ids", "mask", "type_ids", "cu_seqlens", NULL};
+/* pooling < 0: what the head gives. */
+static PyObject *run_batch(PyObject *op, PyObject *ids, PyObject *mask, PyObject *type_ids,
+                           PyObject *cu_seqlens, int pooling) {
     smhf_py_model *self = (smhf_py_model *)op;
-    PyObject *ids, *mask = Py_None, *type_ids = Py_None, *cu_seqlens = Py_None;
     PyObject *result = NULL;
     smhf_py_batch batch;
     smhf_model_info info;
-    float *logits = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOO:forward", names, &ids, &mask, &type_ids,
-                                     &cu_seqlens)) {
-        return NULL;
-    }
+    float *out = NULL;
     smhf_model_describe(self->model, &info);
     if (smhf_py_batch_acquire(&batch, ids, mask, type_ids, cu_seqlens) < 0) {
         goto done;
     }
-    result = smhf_py_array_f32(2, (size_t[2]){batch.rows, (size_t)info.num_labels}, &logits);
+    const size_t count = count_results(&batch, info.per_token && pooling <= SMHF_POOLING_NONE);
+    const size_t width = (size_t)info.width;
+    result = smhf_py_array_f32(2, (size_t[2]){count, width}, &out);
     if (result == NULL) {
         goto done;
     }
 
     smhf_error err = SMHF_ERROR_INIT;
     smhf_status status;
-    Py_BEGIN_ALLOW_THREADS status =
-        batch.is_packed ? smhf_model_forward(self->model, &batch.packed, logits, &err)
-                        : smhf_model_forward_padded(self->model, &batch.padded, logits, &err);
+    const smhf_batch *packed = batch.is_packed ? &batch.packed : NULL;
+    Py_BEGIN_ALLOW_THREADS if (pooling >= 0) {
+        status =
+            smhf_model_encode(self->model, packed, &batch.padded, (smhf_pooling)pooling, out, &err);
+    }
+    else if (packed != NULL) {
+        status = smhf_model_forward(self->model, packed, out, &err);
+    }
+    else {
+        status = smhf_model_forward_padded(self->model, &batch.padded, out, &err);
+    }
     Py_END_ALLOW_THREADS
 
         if (status != SMHF_OK) {
@@ -218,6 +240,40 @@ static PyObject *model_forward(PyObject *op, PyObject *args, PyObject *kwargs) {
 done:
     smhf_py_batch_release(&batch);
     return result;
+}
+
+PyDoc_STRVAR(model_forward_doc,
+             "forward($self, ids, mask=None, type_ids=None, cu_seqlens=None)\n--\n\n"
+             "What the head gives, float32 (rows or tokens, width), of padded [rows, columns]\n"
+             "arrays, or of packed int32 arrays when cu_seqlens is given.");
+
+static PyObject *model_forward(PyObject *op, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"ids", "mask", "type_ids", "cu_seqlens", NULL};
+    PyObject *ids, *mask = Py_None, *type_ids = Py_None, *cu_seqlens = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOO:forward", names, &ids, &mask, &type_ids,
+                                     &cu_seqlens)) {
+        return NULL;
+    }
+    return run_batch(op, ids, mask, type_ids, cu_seqlens, -1);
+}
+
+PyDoc_STRVAR(
+    model_encode_doc,
+    "encode($self, pooling, ids, mask=None, type_ids=None, cu_seqlens=None)\n--\n\n"
+    "Hidden states, float32: 0 of every token, 1 mean of a sequence, 2 its first token's.");
+
+static PyObject *model_encode(PyObject *op, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"pooling", "ids", "mask", "type_ids", "cu_seqlens", NULL};
+    PyObject *ids, *mask = Py_None, *type_ids = Py_None, *cu_seqlens = Py_None;
+    int pooling = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iO|OOO:encode", names, &pooling, &ids, &mask,
+                                     &type_ids, &cu_seqlens)) {
+        return NULL;
+    }
+    if (pooling < SMHF_POOLING_NONE || pooling > SMHF_POOLING_CLS) {
+        return PyErr_Format(PyExc_ValueError, "pooling: expected 0 to 2, got %d", pooling);
+    }
+    return run_batch(op, ids, mask, type_ids, cu_seqlens, pooling);
 }
 
 PyDoc_STRVAR(model_set_precision_doc,
@@ -428,13 +484,14 @@ static PyObject *model_info(PyObject *op, PyObject *unused) {
     smhf_model_info info;
     (void)unused;
     smhf_model_describe(self->model, &info);
-    return Py_BuildValue("{s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:n,s:K,s:s,s:s}", "architecture",
-                         info.architecture, "vocab", info.vocab, "positions", info.positions,
-                         "types", info.types, "hidden", info.hidden, "heads", info.heads, "layers",
-                         info.layers, "feedforward", info.feedforward, "num_labels",
-                         info.num_labels, "parameter_count", (Py_ssize_t)info.parameter_count,
-                         "parameter_floats", (unsigned long long)info.parameter_floats, "backend",
-                         info.backend, "precision", info.precision);
+    return Py_BuildValue("{s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:n,s:K,s:s,s:s}",
+                         "architecture", info.architecture, "task", info.task, "vocab", info.vocab,
+                         "positions", info.positions, "types", info.types, "hidden", info.hidden,
+                         "heads", info.heads, "layers", info.layers, "feedforward",
+                         info.feedforward, "num_labels", info.num_labels, "parameter_count",
+                         (Py_ssize_t)info.parameter_count, "parameter_floats",
+                         (unsigned long long)info.parameter_floats, "backend", info.backend,
+                         "precision", info.precision);
 }
 
 static void capsule_release(PyObject *capsule) {
@@ -474,6 +531,8 @@ static PyMethodDef model_methods[] = {
      model_new_doc},
     {"forward", (PyCFunction)(void (*)(void))model_forward, METH_VARARGS | METH_KEYWORDS,
      model_forward_doc},
+    {"encode", (PyCFunction)(void (*)(void))model_encode, METH_VARARGS | METH_KEYWORDS,
+     model_encode_doc},
     {"set_precision", model_set_precision, METH_VARARGS, model_set_precision_doc},
     {"save", model_save, METH_VARARGS, model_save_doc},
     {"parameter", model_parameter, METH_VARARGS, model_parameter_doc},

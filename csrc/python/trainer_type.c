@@ -28,11 +28,33 @@ static int parse_schedule(const char *name, smhf_schedule *out) {
     return -1;
 }
 
+/* None, or float32 [num_labels]. */
+static int take_class_weights(PyObject *model, PyObject *weights, smhf_py_view *view,
+                              smhf_trainer_options *o) {
+    smhf_model_info info;
+    if (weights == Py_None) {
+        return 0;
+    }
+    smhf_model_describe(((smhf_py_model *)model)->model, &info);
+    if (smhf_py_view_acquire(weights, "class_weights", "f", 1, 1, 0, view) < 0) {
+        return -1;
+    }
+    if (view->shape[0] != info.num_labels) {
+        PyErr_Format(PyExc_ValueError,
+                     "class_weights: expected one for each of the %d labels, got %zd",
+                     info.num_labels, view->shape[0]);
+        return -1;
+    }
+    o->class_weights = view->data;
+    return 0;
+}
+
 PyDoc_STRVAR(
     trainer_doc,
     "Trainer(model, learning_rate=5e-05, beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.0,\n"
     "        max_grad_norm=1.0, warmup_steps=0, total_steps=0, schedule='linear',\n"
-    "        gradient_accumulation_steps=1, label_smoothing=0.0, seed=42, dropout=True)\n"
+    "        gradient_accumulation_steps=1, label_smoothing=0.0, seed=42, dropout=True,\n"
+    "        class_weights=None)\n"
     "--\n\n"
     "Fine-tuning of one model.");
 
@@ -51,26 +73,33 @@ static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
                             "label_smoothing",
                             "seed",
                             "dropout",
+                            "class_weights",
                             NULL};
     smhf_py_model_state *state = PyType_GetModuleState(type);
     smhf_trainer_options o = SMHF_TRAINER_DEFAULTS;
     long long warmup = 0, total = 0;
     unsigned long long seed = o.seed;
     const char *schedule = "linear";
-    PyObject *model = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|ddddddLLsidKp:Trainer", names,
+    PyObject *model = NULL, *weights = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|ddddddLLsidKpO:Trainer", names,
                                      state->model_type, &model, &o.learning_rate, &o.beta1,
                                      &o.beta2, &o.eps, &o.weight_decay, &o.max_grad_norm, &warmup,
                                      &total, &schedule, &o.gradient_accumulation_steps,
-                                     &o.label_smoothing, &seed, &o.dropout) ||
+                                     &o.label_smoothing, &seed, &o.dropout, &weights) ||
         parse_schedule(schedule, &o.schedule) < 0) {
         return NULL;
     }
     o.warmup_steps = warmup;
     o.total_steps = total;
     o.seed = seed;
+    smhf_py_view weight_view = {0};
+    if (take_class_weights(model, weights, &weight_view, &o) < 0) {
+        smhf_py_view_release(&weight_view);
+        return NULL;
+    }
     smhf_py_trainer *self = (smhf_py_trainer *)type->tp_alloc(type, 0);
     if (self == NULL) {
+        smhf_py_view_release(&weight_view);
         return NULL;
     }
     self->model = Py_NewRef(model);
@@ -81,7 +110,8 @@ static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
         smhf_trainer_new(((smhf_py_model *)model)->model, &o, &self->trainer, &err);
     Py_END_ALLOW_THREADS
 
-        if (status != SMHF_OK) {
+        smhf_py_view_release(&weight_view);
+    if (status != SMHF_OK) {
         Py_DECREF(self);
         return smhf_py_raise(&state->errors, &err);
     }
@@ -113,6 +143,42 @@ static void trainer_dealloc(PyObject *op) {
 /* --- a step --------------------------------------------------------------------------------------
  */
 
+/* The shape that the model's task asks for; ranges are the core's business. */
+static int check_labels(PyObject *model, const smhf_py_batch *batch, const smhf_py_view *labels) {
+    smhf_model_info info;
+    smhf_model_describe(((smhf_py_model *)model)->model, &info);
+    const int floats = labels->format == 'f';
+    const Py_ssize_t rows = (Py_ssize_t)batch->rows;
+    const Py_ssize_t cols = labels->ndim == 2 ? labels->shape[1] : 1;
+    Py_ssize_t want_rows = rows, want_cols = 1;
+    if (strcmp(info.task, "question-answering") == 0) {
+        want_cols = 2;
+    } else if (info.per_token && batch->is_packed) {
+        want_rows = batch->ids.shape[0];
+    } else if (info.per_token) {
+        want_cols = (Py_ssize_t)batch->padded.columns;
+    } else if (floats) {
+        want_cols = info.num_labels;
+    }
+    if (labels->shape[0] == want_rows && cols == want_cols) {
+        return 0;
+    }
+    if (floats && !info.per_token) {
+        PyErr_Format(
+            PyExc_ValueError,
+            "labels: floats are one number for each of the %d labels of a row, shape (%zd, "
+            "%zd), got (%zd, %zd); class numbers are integers",
+            info.num_labels, want_rows, want_cols, labels->shape[0], cols);
+    } else if (want_cols == 1) {
+        PyErr_Format(PyExc_ValueError, "labels: expected one for each of the %zd %s, got %zd",
+                     want_rows, info.per_token ? "tokens" : "rows", labels->shape[0]);
+    } else {
+        PyErr_Format(PyExc_ValueError, "labels: expected shape (%zd, %zd), got (%zd, %zd)",
+                     want_rows, want_cols, labels->shape[0], cols);
+    }
+    return -1;
+}
+
 typedef smhf_status (*pass_function)(smhf_trainer *, const smhf_examples *, float *, smhf_error *);
 
 static PyObject *run_pass(PyObject *op, PyObject *args, PyObject *kwargs, const char *format,
@@ -131,17 +197,17 @@ static PyObject *run_pass(PyObject *op, PyObject *args, PyObject *kwargs, const 
         return NULL;
     }
     if (smhf_py_batch_acquire(&batch, ids, mask, type_ids, cu_seqlens) < 0 ||
-        smhf_py_view_acquire(labels, "labels", "iq", 1, 1, 0, &label_view) < 0) {
-        goto done;
-    }
-    if ((size_t)label_view.shape[0] != batch.rows) {
-        PyErr_Format(PyExc_ValueError, "labels: expected one for each of the %zu rows, got %zd",
-                     batch.rows, label_view.shape[0]);
+        smhf_py_view_acquire(labels, "labels", "iqf", 1, 2, 0, &label_view) < 0 ||
+        check_labels(self->model, &batch, &label_view) < 0) {
         goto done;
     }
     examples.batch = batch.is_packed ? &batch.packed : NULL;
     examples.padded = &batch.padded;
-    examples.labels = smhf_py_int_view(&label_view);
+    if (label_view.format == 'f') {
+        examples.values = label_view.data;
+    } else {
+        examples.labels = smhf_py_int_view(&label_view);
+    }
 
     smhf_error err = SMHF_ERROR_INIT;
     smhf_status status;

@@ -16,6 +16,7 @@ class Model:
         device: str = "auto",
         precision: str = "fp32",
         seed: int = 42,
+        task: str | None = None,
     ) -> Model: ...
     @classmethod
     def new(
@@ -25,9 +26,13 @@ class Model:
         device: str = "auto",
         precision: str = "fp32",
         seed: int = 42,
+        task: str | None = None,
     ) -> Model: ...
     def forward(
         self, ids: Any, mask: Any = None, type_ids: Any = None, cu_seqlens: Any = None
+    ) -> npt.NDArray[np.float32]: ...
+    def encode(
+        self, pooling: int, ids: Any, mask: Any = None, type_ids: Any = None, cu_seqlens: Any = None
     ) -> npt.NDArray[np.float32]: ...
     def set_precision(self, precision: str, /) -> None: ...
     def save(self, folder: str | bytes | PathLike[str], /) -> None: ...
@@ -57,6 +62,7 @@ class Trainer:
         label_smoothing: float = 0.0,
         seed: int = 42,
         dropout: bool = True,
+        class_weights: Any = None,
     ) -> Trainer: ...
     def forward_backward(
         self,

@@ -1,4 +1,4 @@
-"""The classifier: open, call, save."""
+"""The model: an encoder and what stands on it; open, call, save."""
 
 from __future__ import annotations
 
@@ -14,17 +14,34 @@ import numpy.typing as npt
 from smhf_native.model import _model
 from smhf_native.model import precision as precisions
 from smhf_native.model.backends import warn_of_fallback
-from smhf_native.model.inputs import as_batch
+from smhf_native.model.inputs import as_batch, unpack
 from smhf_native.paths import real_path
 
 __all__ = ["LoadReport", "Model"]
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-ARCHITECTURES = {
-    "distilbert": "DistilBertForSequenceClassification",
-    "bert": "BertForSequenceClassification",
+TASKS = {
+    "sequence-classification": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
+    "question-answering": "ForQuestionAnswering",
+    "embedding": "Model",
 }
+FAMILIES = {"distilbert": "DistilBert", "bert": "Bert"}
+POOLINGS = {"none": 0, "mean": 1, "cls": 2}
+
+
+def task_of(config: Mapping[str, Any]) -> str:
+    """Task of a checkpoint: by its first architecture's name; sequence classification for any other.
+
+    A masked-LM checkpoint is what people fine-tune from, so it gets a new classification head; so does a
+    bare encoder (ask for ``task="embedding"`` to use it as it is).
+    """
+    name = str((config.get("architectures") or [""])[0])
+    for task in ("token-classification", "question-answering"):
+        if name.endswith(TASKS[task]):
+            return task
+    return "sequence-classification"
 
 
 class LoadReport(NamedTuple):
@@ -64,9 +81,11 @@ def _check_folder(folder: Path) -> None:
 
 
 class Model:
-    """A DistilBERT or BERT sequence classifier.
+    """A DistilBERT or BERT encoder and the head of one task.
 
-    Made by :meth:`from_pretrained` or :meth:`from_config`.  Weights are float32; the names of
+    Tasks: ``"sequence-classification"`` (one label, several labels at once, or numbers, as ``problem_type``
+    says), ``"token-classification"``, ``"question-answering"``, ``"embedding"`` (no head).  Made by
+    :meth:`from_pretrained` or :meth:`from_config`.  Weights are float32; the names of
     parameters and files are those of `transformers`, so either loads what the other saves.
     Any number of threads may call one model; a call releases the GIL.
 
@@ -98,6 +117,7 @@ class Model:
         precision: str | None = None,
         seed: int = 42,
         calibration: Any = None,
+        task: str | None = None,
     ) -> Model:
         """Open a folder with ``config.json`` and ``model.safetensors``.
 
@@ -123,6 +143,9 @@ class Model:
         calibration : Encoding or mapping, optional
             Texts like those that will come, for ``"auto"``; default: ``calibration.json`` of the
             folder, which :meth:`save_pretrained` writes when asked.  Without any, ``"auto"`` is fp32.
+        task : str, optional
+            One of the class's tasks; default: what ``architectures`` in ``config.json`` names, else
+            ``"sequence-classification"``.
 
         Raises
         ------
@@ -139,7 +162,12 @@ class Model:
         _check_folder(path)
         wanted = precisions.resolve(precision)
         start = "fp32" if wanted == "auto" else wanted
-        core = _model.Model.open(real_path(path), num_labels or 0, device, start, seed)
+        if task is None:
+            try:
+                task = task_of(json.loads((path / CONFIG_NAME).read_text(encoding="utf-8")))
+            except (ValueError, AttributeError, TypeError):
+                task = None  # the core says what is wrong with the file, and where
+        core = _model.Model.open(real_path(path), num_labels or 0, device, start, seed, task)
         warn_of_fallback(device, core.info()["backend"])
         config = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))
         model = cls(core, config)
@@ -157,6 +185,7 @@ class Model:
         num_labels: int | None = None,
         device: str = "auto",
         precision: str | None = None,
+        task: str | None = None,
     ) -> Model:
         """Make a model with new weights: matrices N(0, initializer_range), biases 0, LayerNorm (1, 0).
 
@@ -166,12 +195,15 @@ class Model:
             As in ``config.json``; ``model_type`` is ``"distilbert"`` or ``"bert"``.
         seed : int
             The weights depend on it and on the sizes only.
-        num_labels, device, precision
+        num_labels, device, precision, task
             As for :meth:`from_pretrained`.
         """
+        task = task_of(config) if task is None else task
         text = json.dumps(dict(config)).encode()
         wanted = precisions.resolve(precision)
-        core = _model.Model.new(text, num_labels or 0, device, "fp32" if wanted == "auto" else wanted, seed)
+        core = _model.Model.new(
+            text, num_labels or 0, device, "fp32" if wanted == "auto" else wanted, seed, task
+        )
         warn_of_fallback(device, core.info()["backend"])
         return cls(core, json.loads(text))
 
@@ -180,8 +212,8 @@ class Model:
         input_ids: Any,
         attention_mask: Any = None,
         token_type_ids: Any = None,
-    ) -> npt.NDArray[np.float32]:
-        """Compute logits.
+    ) -> Any:
+        """Compute what the task's head gives.
 
         Parameters
         ----------
@@ -195,7 +227,11 @@ class Model:
 
         Returns
         -------
-        ndarray of float32, shape (rows, num_labels)
+        ndarray of float32
+            Sequence classification: logits (rows, num_labels).  Token classification: logits
+            (rows, columns, num_labels), zero behind the tokens.  Question answering: a tuple of two arrays
+            (rows, columns), start and end, the smallest float behind the tokens.  Embedding: the last
+            hidden states (rows, columns, hidden), zero behind the tokens; see also :meth:`encode`.
 
         Raises
         ------
@@ -203,7 +239,55 @@ class Model:
             Names the row (and position) of an id outside the vocabulary, a row without tokens, one
             longer than the model takes, or padding in front of tokens.
         """
-        return self._core.forward(*as_batch(input_ids, attention_mask, token_type_ids))
+        batch = as_batch(input_ids, attention_mask, token_type_ids)
+        results = self._core.forward(*batch)
+        if self.task == "sequence-classification":
+            return results
+        if self.task == "question-answering":
+            padded = unpack(results, batch, float(np.finfo(np.float32).min))
+            return padded[..., 0], padded[..., 1]
+        return unpack(results, batch, 0.0)
+
+    def encode(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        *,
+        pooling: str = "mean",
+        normalize: bool = True,
+    ) -> npt.NDArray[np.float32]:
+        """Compute one vector for each text.
+
+        Parameters
+        ----------
+        input_ids, attention_mask, token_type_ids
+            As for a call.
+        pooling : "mean" (over a text's tokens) or "cls" (its first token)
+        normalize : bool
+            Scale each vector to length 1, so that a dot product is the cosine similarity.
+
+        Returns
+        -------
+        ndarray of float32, shape (rows, hidden)
+
+        Raises
+        ------
+        BackendError
+            The model was not opened with ``task="embedding"``.
+        """
+        if pooling not in ("mean", "cls"):
+            raise ValueError(f'pooling "{pooling}": expected "mean" or "cls"')
+        vectors = self._core.encode(POOLINGS[pooling], *as_batch(input_ids, attention_mask, token_type_ids))
+        if normalize:
+            lengths = np.sqrt((vectors.astype(np.float64) ** 2).sum(-1, keepdims=True))
+            vectors = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+        return vectors
+
+    @property
+    def task(self) -> str:
+        """What stands on the encoder, e.g. ``"token-classification"``."""
+        return str(self._core.info()["task"])
 
     @property
     def num_labels(self) -> int:
@@ -281,7 +365,8 @@ class Model:
         path.mkdir(parents=True, exist_ok=True)
         self._core.save(real_path(path))
         config = dict(self.config)
-        config["architectures"] = [ARCHITECTURES[self._core.info()["architecture"]]]
+        info = self._core.info()
+        config["architectures"] = [FAMILIES[info["architecture"]] + TASKS[info["task"]]]
         for key in ("torch_dtype", "dtype"):
             if key in config:
                 config[key] = "float32"

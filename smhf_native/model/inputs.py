@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Batch", "as_batch", "as_labels"]
+__all__ = ["Batch", "as_batch", "as_labels", "unpack"]
 
 IntArray = npt.NDArray[Any]
 
@@ -69,8 +69,27 @@ def as_batch(input_ids: Any, attention_mask: Any = None, token_type_ids: Any = N
     )
 
 
-def as_labels(labels: Any) -> IntArray:
-    """One class number for each row, int32 or int64."""
+def unpack(results: npt.NDArray[np.float32], batch: Batch, behind: float) -> npt.NDArray[np.float32]:
+    """Results of tokens, packed (tokens, width), as (rows, columns, width); ``behind`` where no token is."""
+    if batch.cu_seqlens is None:
+        shape = np.shape(batch.ids)
+        if batch.mask is None:
+            return results.reshape(*shape, results.shape[1])
+        there = np.asarray(batch.mask, bool)
+    else:
+        lengths = np.diff(batch.cu_seqlens)
+        there = np.arange(lengths.max(initial=0))[None] < lengths[:, None]
+    padded = np.full((*there.shape, results.shape[1]), behind, np.float32)
+    padded[there] = results
+    return padded
+
+
+def as_labels(labels: Any) -> npt.NDArray[Any]:
+    """Class numbers (int32 or int64), or numbers (float32), of one or two dimensions."""
     if labels is None:
-        raise TypeError("labels: expected one class number for each row, got None")
-    return _integers(labels, "labels", 1)
+        raise TypeError("labels: expected one for each row, got None")
+    array = np.asarray(labels)
+    if array.dtype.kind == "f" and array.ndim in (1, 2):
+        array = array.astype(np.float32, copy=False)
+        return np.ascontiguousarray(array.reshape(len(array), -1))
+    return _integers(labels, "labels", 2 if array.ndim == 2 else 1)

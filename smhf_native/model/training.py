@@ -21,11 +21,12 @@ Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 class Trainer:
     """Train a model step by step, with the arithmetic of `transformers.Trainer` and `torch.optim.AdamW`.
 
-    Cross-entropy averaged over rows; decoupled weight decay on matrices and embeddings, not on
-    biases and LayerNorm; bias correction; the gradient clipped by its global L2 norm; the learning
-    rate of step k (0, 1, ...) is ``learning_rate`` times k / W during W warm-up steps, then
-    (N - k) / (N - W) of N in all.  Dropout is drawn from (seed, pass, place, row, position), so the
-    same calls give the same bits.  Calls release the GIL; a second thread gets ``BusyError``.
+    The loss of the model's task, averaged over rows (or the tokens that count); decoupled weight
+    decay on matrices and embeddings, not on biases and LayerNorm; bias correction; the gradient
+    clipped by its global L2 norm; the learning rate of step k (0, 1, ...) is ``learning_rate`` times
+    k / W during W warm-up steps, then (N - k) / (N - W) of N in all.  Dropout is drawn from (seed,
+    pass, place, row, position), so the same calls give the same bits.  Calls release the GIL; a second
+    thread gets ``BusyError``.
 
     Parameters
     ----------
@@ -51,6 +52,8 @@ class Trainer:
         ``"fp32"`` or ``"bf16"``: switches the model to it (see :meth:`Model.set_precision`).  In bf16
         the products round their operands; weights, moments, gradients and sums stay fp32, so there is
         no loss scaling.  Default: the model's own.
+    class_weights : array_like of float, shape (num_labels,), optional
+        Weights of the classes in the cross-entropy, as ``torch.nn.CrossEntropyLoss(weight=)`` takes them.
 
     Examples
     --------
@@ -80,6 +83,7 @@ class Trainer:
         seed: int = 42,
         dropout: bool = True,
         precision: str | None = None,
+        class_weights: Any = None,
     ) -> None:
         self.model = model
         if precision is not None and precision != model.precision:
@@ -99,6 +103,7 @@ class Trainer:
             label_smoothing=label_smoothing,
             seed=seed,
             dropout=dropout,
+            class_weights=None if class_weights is None else np.ascontiguousarray(class_weights, np.float32),
         )
 
     def forward_backward(
@@ -116,8 +121,10 @@ class Trainer:
         ----------
         input_ids, attention_mask, token_type_ids
             As for :meth:`Model.__call__`.
-        labels : array_like of int, shape (rows,)
-            Class numbers.
+        labels : array_like
+            By task: class numbers (rows,); floats (rows, num_labels) for several labels at once or
+            regression ((rows,) for one number); class numbers shaped like the ids, -100 where a token
+            does not count; (rows, 2) positions of start and end of an answer.
         accumulation : int, optional
             Micro-batches of this step, where it differs from ``gradient_accumulation_steps`` (the
             last step of an epoch may have fewer).

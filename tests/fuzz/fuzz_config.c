@@ -16,7 +16,8 @@ static void require(int condition) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     smhf_config config;
     smhf_error err = SMHF_ERROR_INIT;
-    const smhf_status status = smhf_config_parse(&config, (smhf_bytes_view){data, size}, 0, &err);
+    const smhf_status status =
+        smhf_config_parse(&config, (smhf_bytes_view){data, size}, 0, SMHF_HEAD_SEQUENCE, &err);
     if (status != SMHF_OK) {
         require(err.message[0] != '\0');
         smhf_config_deinit(&config);

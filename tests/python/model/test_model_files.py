@@ -264,7 +264,11 @@ BAD_CONFIGS = [
     ({"model_type": "REMOVE"}, BackendError, r"found nothing"),
     ({"activation": "relu"}, BackendError, r'activation: only "gelu" is computed, found "relu"'),
     ({"sinusoidal_pos_embds": True}, BackendError, r"sinusoidal_pos_embds: this option is not supported"),
-    ({"problem_type": "regression"}, BackendError, r"problem_type: only \"single_label_classification\""),
+    (
+        {"problem_type": "ranking"},
+        BackendError,
+        r'problem_type: expected .* or "regression", found "ranking"',
+    ),
     ({"pruned_heads": {"0": [1]}}, BackendError, r"pruned_heads"),
     ({"quantization_config": {"bits": 4}}, BackendError, r"quantization_config"),
     ({"n_heads": 5}, ValueError, r"32 hidden features do not divide into 5 attention heads"),

@@ -135,9 +135,11 @@ def test_label_outside_names_row_and_value(batch):
             trainer.step(**{**batch, "labels": labels})
     with pytest.raises(ValueError, match="labels: expected one for each of the 8 rows, got 7"):
         trainer.step(**{**batch, "labels": batch["labels"][:7]})
-    with pytest.raises(TypeError, match="labels: expected one class number"):
+    with pytest.raises(TypeError, match="labels: expected one for each row, got None"):
         trainer.step(batch["input_ids"])
-    with pytest.raises(TypeError, match="labels"):
+    with pytest.raises(
+        ValueError, match=r"labels: floats are one number for each of the 5 labels .* \(8, 1\)"
+    ):
         trainer.step(**{**batch, "labels": batch["labels"].astype(np.float32)})
     assert trainer.global_step == 0
 
