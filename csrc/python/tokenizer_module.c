@@ -3,6 +3,8 @@
 
 #include "tokenizer_glue.h"
 
+#include "common/pool.h"
+
 static tokenizer_state *state_of(PyObject *module) {
     return (tokenizer_state *)PyModule_GetState(module);
 }
@@ -262,6 +264,22 @@ done:
     return result;
 }
 
+static PyObject *module_tier(PyObject *module, PyObject *ignored) {
+    (void)module;
+    (void)ignored;
+    return PyUnicode_FromString(smhf_tokenizer_tier());
+}
+
+static PyObject *module_set_threads(PyObject *module, PyObject *number) {
+    (void)module;
+    long threads = PyLong_AsLong(number);
+    if (threads == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    smhf_pool_set_threads((int)(threads < 1 ? 1 : threads > 256 ? 256 : threads));
+    Py_RETURN_NONE;
+}
+
 /* --- Module ---------------------------------------------------------------------------------- */
 
 static PyMethodDef module_methods[] = {
@@ -274,6 +292,10 @@ static PyMethodDef module_methods[] = {
     {"train_wordpiece", module_train, METH_VARARGS,
      "train_wordpiece(texts, vocab_size, min_frequency, limit_alphabet, lowercase, "
      "special_tokens, progress, /)\n--\n\nLearn a vocabulary; returns the text of a vocab.txt."},
+    {"tier", module_tier, METH_NOARGS,
+     "tier()\n--\n\nWhich loops encode texts: \"scalar\", \"avx2\" or \"avx512\"."},
+    {"set_threads", module_set_threads, METH_O,
+     "set_threads(number, /)\n--\n\nThreads of the process's one pool, the caller's included."},
     {NULL, NULL, 0, NULL},
 };
 

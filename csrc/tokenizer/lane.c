@@ -41,6 +41,10 @@ const smhf_lane *smhf_lane_pick(void) {
     return best;
 }
 
+const char *smhf_tokenizer_tier(void) {
+    return smhf_lane_pick()->tier;
+}
+
 void smhf_lane_scratch_deinit(smhf_lane_scratch *scratch) {
     smhf_free(scratch->bytes);
     smhf_free(scratch->space);

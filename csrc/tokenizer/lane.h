@@ -57,13 +57,13 @@ typedef struct smhf_pieces {
 smhf_status smhf_pieces_reserve(smhf_pieces *pieces, size_t count, smhf_error *err) SMHF_MUST_USE;
 
 typedef struct smhf_lane_job {
-    int detail;         /* 1: spans and words too */
-    int32_t word;       /* id of the first unit; the id after the last one when done */
-    int fixed_word;     /* 1: all units have the id `word` */
-    int32_t unk_id;     /* -1: none */
-    size_t max_chars;   /* of a word */
-    size_t stop;        /* enough tokens: units after that are not looked at */
-    size_t unknown;     /* a unit that needed the missing unknown token; SIZE_MAX: none */
+    int detail;       /* 1: spans and words too */
+    int32_t word;     /* id of the first unit; the id after the last one when done */
+    int fixed_word;   /* 1: all units have the id `word` */
+    int32_t unk_id;   /* -1: none */
+    size_t max_chars; /* of a word */
+    size_t stop;      /* enough tokens: units after that are not looked at */
+    size_t unknown;   /* a unit that needed the missing unknown token; SIZE_MAX: none */
 } smhf_lane_job;
 
 typedef struct smhf_lane {

@@ -28,8 +28,7 @@ static inline block_bits classify(const uint8_t *in, size_t count, int lower, ui
                       _mm512_cmpeq_epi8_mask(x, _mm512_set1_epi8('\n')) |
                       _mm512_cmpeq_epi8_mask(x, _mm512_set1_epi8('\r'));
     _mm512_storeu_si512(out, _mm512_mask_blend_epi8(lower ? letter : 0, x, folded));
-    return (block_bits){space & valid, shown & ~(letter | digit) & valid,
-                        ~(shown | space) & valid};
+    return (block_bits){space & valid, shown & ~(letter | digit) & valid, ~(shown | space) & valid};
 }
 #elif TIER == 1
 /* Bits of bytes that are at most `last` after subtraction of `first`. */
@@ -53,7 +52,7 @@ static inline block_bits classify_half(const uint8_t *in, int lower, uint8_t *ou
     uint32_t s = (uint32_t)_mm256_movemask_epi8(space);
     uint32_t v = (uint32_t)_mm256_movemask_epi8(shown);
     uint32_t k = (uint32_t)_mm256_movemask_epi8(known);
-    return (block_bits){s, v & ~k, (uint32_t)~(s | v)};
+    return (block_bits){s, v & ~k, (uint32_t) ~(s | v)};
 }
 
 static inline block_bits classify(const uint8_t *in, size_t count, int lower, uint8_t *out) {
@@ -119,8 +118,8 @@ static inline size_t narrow(const smhf_text_view *text, int kind, size_t at, siz
 
 /* --- Stage one ------------------------------------------------------------------------------- */
 
-#define SINGLES 16        /* characters done one by one after a block meets one that it cannot do */
-#define SINGLE_BYTES 20   /* of one character: five code points of four bytes */
+#define SINGLES 16      /* characters done one by one after a block meets one that it cannot do */
+#define SINGLE_BYTES 20 /* of one character: five code points of four bytes */
 
 static inline size_t put_utf8(uint8_t *out, uint32_t value) {
     if (value < 0x80) {
@@ -184,8 +183,8 @@ static size_t put_expansion(const smhf_charmap *map, uint32_t entry, smhf_lane_s
 }
 
 static inline size_t put_singles(const smhf_charmap *map, const smhf_text_view *text, int kind,
-                                 size_t begin, size_t end, int want_source,
-                                 smhf_lane_scratch *out, size_t at) {
+                                 size_t begin, size_t end, int want_source, smhf_lane_scratch *out,
+                                 size_t at) {
     uint32_t seen = 0;
     for (size_t i = begin; i < end; i++) {
         uint32_t c = (kind == 1)   ? ((const uint8_t *)text->data)[i]
@@ -341,8 +340,7 @@ static inline smhf_status normalize_kind(const smhf_charmap *map, const smhf_tex
 }
 
 static smhf_status normalize(const smhf_charmap *map, const smhf_text_view *text, size_t begin,
-                             size_t end, int want_source, smhf_lane_scratch *out,
-                             smhf_error *err) {
+                             size_t end, int want_source, smhf_lane_scratch *out, smhf_error *err) {
     switch (text->kind) {
     case 1:
         return normalize_kind(map, text, 1, begin, end, want_source, out, err);
@@ -366,9 +364,9 @@ static inline int32_t find_short(const smhf_word_table *table, uint64_t key) {
 #elif TIER == 1
         __m256i wanted = _mm256_set1_epi64x((long long)key);
         __m256i four = _mm256_load_si256((const __m256i *)(const void *)line);
-        uint32_t hit = (uint32_t)_mm256_movemask_pd(
-                           _mm256_castsi256_pd(_mm256_cmpeq_epi64(four, wanted))) |
-                       (uint32_t)(line->keys[4] == key) << 4;
+        uint32_t hit =
+            (uint32_t)_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(four, wanted))) |
+            (uint32_t)(line->keys[4] == key) << 4;
 #else
         uint32_t hit = 0;
         for (uint32_t i = 0; i < WORD_SHORT_KEYS; i++) {
@@ -466,9 +464,9 @@ static size_t count_chars(const uint8_t *data, size_t size, size_t most) {
 
 /* A unit that is no token as a whole. Room for a token a byte is there. */
 static __attribute__((noinline)) void put_pieces(const smhf_vocab *vocab,
-                                                 const smhf_lane_scratch *text,
-                                                 smhf_lane_job *job, int detail, size_t begin,
-                                                 size_t end, smhf_pieces *out) {
+                                                 const smhf_lane_scratch *text, smhf_lane_job *job,
+                                                 int detail, size_t begin, size_t end,
+                                                 smhf_pieces *out) {
     const uint8_t *data = text->bytes;
     size_t mark = out->count, at = begin, n = out->count;
     int known = end - begin <= job->max_chars ||
@@ -529,8 +527,8 @@ static inline smhf_status match_units(const smhf_vocab *vocab, const smhf_lane_s
     return SMHF_OK;
 }
 
-static smhf_status match(const smhf_vocab *vocab, const smhf_lane_scratch *text,
-                         smhf_lane_job *job, smhf_pieces *out, smhf_error *err) {
+static smhf_status match(const smhf_vocab *vocab, const smhf_lane_scratch *text, smhf_lane_job *job,
+                         smhf_pieces *out, smhf_error *err) {
     job->unknown = SIZE_MAX;
     return job->detail ? match_units(vocab, text, job, 1, out, err)
                        : match_units(vocab, text, job, 0, out, err);

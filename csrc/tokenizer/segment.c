@@ -229,8 +229,8 @@ static smhf_status put_quickly(segmenter *s, const smhf_text_view *text, size_t 
     *done = 1;
     SMHF_TRY(tokenizer->lane->match(&tokenizer->vocab, scratch, &job, s->out, err));
     if (job.unknown != SIZE_MAX) {
-        uint32_t at = scratch->mapped ? scratch->source[job.unknown]
-                                      : scratch->base + (uint32_t)job.unknown;
+        uint32_t at =
+            scratch->mapped ? scratch->source[job.unknown] : scratch->base + (uint32_t)job.unknown;
         return unknown_error(tokenizer, at, err);
     }
     s->word = job.word;

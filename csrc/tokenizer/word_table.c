@@ -80,8 +80,8 @@ smhf_status smhf_word_table_build(smhf_word_table *table, smhf_arena *arena,
         }
         if (key->size >= 3) {
             uint32_t bit = (key->size < WORD_LENGTHS) ? key->size : WORD_LENGTHS;
-            uint32_t first = key->data[0] | (uint32_t)key->data[1] << 8 |
-                             (uint32_t)key->data[2] << 16;
+            uint32_t first =
+                key->data[0] | (uint32_t)key->data[1] << 8 | (uint32_t)key->data[2] << 16;
             table->prefixes[smhf_prefix_hash(first) & table->prefix_mask] |= 1u << bit;
         }
     }

@@ -51,8 +51,8 @@ smhf_status smhf_word_table_build(smhf_word_table *table, smhf_arena *arena,
                                   smhf_error *err) SMHF_MUST_USE;
 
 static inline uint32_t smhf_word_hash(uint64_t low, uint64_t high) {
-    unsigned __int128 product = (unsigned __int128)(low ^ 0x9E3779B97F4A7C15u) *
-                                (high ^ 0xD6E8FEB86659FD93u);
+    unsigned __int128 product =
+        (unsigned __int128)(low ^ 0x9E3779B97F4A7C15u) * (high ^ 0xD6E8FEB86659FD93u);
     return (uint32_t)(product >> 64) ^ (uint32_t)product;
 }
 
