@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,16 @@ Int32Array = npt.NDArray[np.int32]
 Rows = Int64Array | list[Int64Array]
 
 
+_WANTED = {
+    "offsets": _tokenizer.WANT_OFFSETS,
+    "word_ids": _tokenizer.WANT_WORD_IDS,
+    "sequence_ids": _tokenizer.WANT_SEQUENCE_IDS,
+    "special_mask": _tokenizer.WANT_SPECIAL_MASK,
+}
+_ALL = sum(_WANTED.values())
+_INT64 = np.dtype(np.int64)
+
+
 class Encoding:
     """Token ids and what belongs to them, for every row of a batch.
 
@@ -26,24 +35,23 @@ class Encoding:
     from; :attr:`overflow_to_sample_mapping` tells which text each row came from.
     """
 
-    __slots__ = ("_cache", "_core", "_left", "_pad_id", "_retry", "_want", "_width")
+    __slots__ = ("_again", "_cache", "_core", "_left", "_pad_id", "_want", "_width")
 
     def __init__(
         self,
         core: _tokenizer.Encoding,
-        *,
         width: int | None,
         left: bool,
         pad_id: int,
         want: int,
-        retry: Callable[[], _tokenizer.Encoding],
+        again: tuple[_tokenizer.Tokenizer, tuple[Any, ...], tuple[Any, ...] | None, dict[str, Any]],
     ) -> None:
         self._core = core
         self._width = width
         self._left = left
         self._pad_id = pad_id
         self._want = want
-        self._retry = retry
+        self._again = again  # tokenizer, texts, pairs, options: what a second pass encodes
         self._cache: dict[str, Any] = {}
 
     # --- packed ---------------------------------------------------------------------------------
@@ -73,20 +81,11 @@ class Encoding:
 
     def _source(self, name: str) -> _tokenizer.Encoding:
         """Core encoding that holds a field: offsets and the like are computed when first asked for."""
-        needed = {
-            "offsets": _tokenizer.WANT_OFFSETS,
-            "word_ids": _tokenizer.WANT_WORD_IDS,
-            "sequence_ids": _tokenizer.WANT_SEQUENCE_IDS,
-            "special_mask": _tokenizer.WANT_SPECIAL_MASK,
-        }.get(name, 0)
+        needed = _WANTED.get(name, 0)
         if needed & ~self._want:
-            self._core = self._retry()
-            self._want = (
-                _tokenizer.WANT_OFFSETS
-                | _tokenizer.WANT_WORD_IDS
-                | _tokenizer.WANT_SEQUENCE_IDS
-                | _tokenizer.WANT_SPECIAL_MASK
-            )
+            tokenizer, texts, pairs, options = self._again
+            self._core = tokenizer.encode(texts, pairs, want=_ALL, **options)
+            self._want = _ALL
         return self._core
 
     # --- rows -----------------------------------------------------------------------------------
@@ -164,7 +163,7 @@ class Encoding:
         result: Rows
         if width is not None:
             shape = (rows, width, 2) if name == "offsets" else (rows, width)
-            array: Int64Array = np.empty(shape, dtype=np.int64)
+            array: Int64Array = np.empty(shape, _INT64)
             core.fill(field, array, width, pad, self._left)
             result = array
         else:

@@ -104,6 +104,9 @@ class Tokenizer:
     def __init__(self, core: _tokenizer.Tokenizer) -> None:
         self._core = core
         self._info: dict[str, Any] = core.info()
+        pad = self.pad_token_id
+        self._pad_id = pad if pad is not None else 0
+        self._pads_left = bool(self._info["padding_left"])
 
     # --- loading --------------------------------------------------------------------------------
 
@@ -279,6 +282,20 @@ class Tokenizer:
             A lone surrogate (row and character named); ``max_length`` below the number of special
             tokens; a stride that leaves nothing; unequal numbers of texts and pairs.
         """
+        if (
+            truncation is False
+            and (padding is False or padding is True)
+            and (type(texts) is str or type(texts) is list)
+            and add_special_tokens is True
+            and pairs is max_length is pad_to_multiple_of is padding_side is truncation_side is None
+            and not (
+                stride or return_overflowing_tokens or is_split_into_words or split_special_tokens or details
+            )
+        ):  # nothing to resolve: the short way for single calls
+            plain = (texts,) if type(texts) is str else tuple(texts)
+            made = self._core.encode(plain)
+            width = made.longest if padding else None
+            return Encoding(made, width, self._pads_left, self._pad_id, 0, (self._core, plain, None, {}))
         strategy = self._strategy(truncation)
         length = self._length(max_length, strategy, padding)
         starts = pair_starts = None
@@ -311,11 +328,11 @@ class Tokenizer:
         kept_pairs = tuple(pairs) if pairs is not None else None
         return Encoding(
             encoded,
-            width=self._width(encoded.longest, padding, length, pad_to_multiple_of),
-            left=_is_left(padding_side or self.padding_side, "padding_side"),
-            pad_id=self.pad_token_id if self.pad_token_id is not None else 0,
-            want=want,
-            retry=lambda: core.encode(kept, kept_pairs, want=_ALL, **arguments),
+            self._width(encoded.longest, padding, length, pad_to_multiple_of),
+            _is_left(padding_side or self.padding_side, "padding_side"),
+            self._pad_id,
+            want,
+            (core, kept, kept_pairs, arguments),
         )
 
     @staticmethod
