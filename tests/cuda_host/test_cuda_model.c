@@ -1,5 +1,5 @@
-/* test_cuda_model.c: the whole network on the CUDA backend on the host: the golden cases of PyTorch,
- * and training with dropout step by step beside the CPU backend. */
+/* test_cuda_model.c: the whole network on the CUDA backend on the host: the golden cases of
+ * PyTorch, and training with dropout step by step beside the CPU backend. */
 int test_model_main(void);
 #define main test_model_main
 #include "test_model.c"
@@ -55,8 +55,8 @@ static void read_all(smhf_model *model, smhf_trainer *trainer, course *out) {
         smhf_parameter_info p;
         smhf_model_parameter(model, i, &p);
         if (strstr(p.name, "k_lin.bias") != NULL || strstr(p.name, "key.bias") != NULL) {
-            at += p.count; /* softmax does not see it: its gradient is rounding, which AdamW blows up
-                              to whole steps */
+            at += p.count; /* softmax does not see it: its gradient is rounding, which AdamW blows
+                              up to whole steps */
             continue;
         }
         CHECK_OK(smhf_trainer_gradient_read(trainer, i, out->gradients + at, &err), &err);
@@ -66,8 +66,7 @@ static void read_all(smhf_model *model, smhf_trainer *trainer, course *out) {
     CHECK_INT(at, out->floats);
 }
 
-static void run_course(const char *device, const char *precision, const char *config,
-                       course *out) {
+static void run_course(const char *device, const char *precision, const char *config, course *out) {
     smhf_error err = SMHF_ERROR_INIT;
     smhf_model_options options = SMHF_MODEL_DEFAULTS;
     smhf_trainer_options training = SMHF_TRAINER_DEFAULTS;
@@ -134,12 +133,14 @@ static void compare_courses(const char *config) {
     run_course(DEVICE, "fp32", config, &cuda);
     CHECK_INT(cuda.floats, cpu.floats);
     CHECK(farthest(cuda.losses, cpu.losses, TRAIN_STEPS) <= 1e-5);
-    CHECK(farthest(cuda.norms, cpu.norms, TRAIN_STEPS) <= 1e-4);
+    for (int i = 0; i < TRAIN_STEPS; i++) { /* a norm is as large as its gradients are */
+        CHECK(fabs((double)cuda.norms[i] - (double)cpu.norms[i]) <= 1e-5 * (double)cpu.norms[i]);
+    }
     CHECK(farthest(cuda.logits, cpu.logits, TRAIN_ROWS * 3) <= 2e-5);
     CHECK(farthest(cuda.gradients, cpu.gradients, cpu.floats) <= 2e-5);
     CHECK(farthest(cuda.parameters, cpu.parameters, cpu.floats) <= 2e-5);
     CHECK(fabsf(cpu.losses[0] - cpu.losses[TRAIN_STEPS - 1]) > 1e-3f); /* something was learnt */
-    CHECK(apart(cuda.first, cpu.first, cpu.floats) <= 5e-6); /* both round */
+    CHECK(apart(cuda.first, cpu.first, cpu.floats) <= 5e-6);           /* both round */
     course_free(&cpu);
     course_free(&cuda);
 }
