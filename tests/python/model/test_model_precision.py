@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from smhf_native.errors import BackendError, BusyError
-from smhf_native.model import Model, Trainer
+from smhf_native.model import Model, Trainer, backends
 
 SIZES = dict(dim=128, n_heads=4, n_layers=3, hidden_dim=512, vocab_size=300, max_position_embeddings=128)
 
@@ -83,7 +83,9 @@ def test_int8_agrees_with_fp32(folder, batch):
     exact = Model.from_pretrained(folder)(*batch)
     ours = Model.from_pretrained(folder, precision="int8")(*batch)
     error = np.abs(ours - exact).max()
-    assert 0 < error <= 0.05 * np.abs(exact).max()
+    tier = backends()["cpu"]["tier"]
+    bits = 7 if tier in ("avx2", "avx512") else 8  # of activations: spec 2.3, no saturation without VNNI
+    assert 0 < error <= 0.05 * 2 ** (8 - bits) * np.abs(exact).max()
 
 
 def test_bf16_training_follows_fp32(folder, batch):
