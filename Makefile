@@ -63,7 +63,11 @@ notebooks: .venv/.setup-test  ## execute the notebooks in a real kernel
 	@.venv/bin/python setup.py -q build_ext --inplace
 	@.venv/bin/python -m pytest tests/python/test_notebooks.py -m "slow or not slow"
 
-check-all: test asan tsan fuzz notebooks  ## the heavy tier
+differential: .venv/.setup-test  ## the tokenizer against tokenizers: a million strings for each vocabulary
+	@.venv/bin/python setup.py -q build_ext --inplace
+	@.venv/bin/python tools/tokenizer_differential.py
+
+check-all: test asan tsan fuzz notebooks differential  ## the heavy tier
 
 bench: build  ## every benchmark
 	@for f in benchmarks/bench_*.py; do $(PY) $$f || exit 1; done
@@ -75,4 +79,4 @@ clean:  ## remove everything that was built or made
 	rm -rf build dist out .venv .venv-peers *.egg-info smhf_native/_lib/*.so smhf_native/*/_*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup build run test lint asan tsan fuzz notebooks check-all bench clean
+.PHONY: help setup build run test lint asan tsan fuzz notebooks differential check-all bench clean

@@ -287,7 +287,11 @@ class Tokenizer:
             and (padding is False or padding is True)
             and (type(texts) is str or type(texts) is list)
             and add_special_tokens is True
-            and pairs is max_length is pad_to_multiple_of is padding_side is truncation_side is None
+            and pairs is None
+            and max_length is None
+            and pad_to_multiple_of is None
+            and padding_side is None
+            and truncation_side is None
             and not (
                 stride or return_overflowing_tokens or is_split_into_words or split_special_tokens or details
             )
