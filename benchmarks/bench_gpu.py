@@ -52,7 +52,9 @@ class Row:
 
     def cells(self, peak: float | None, reason: str) -> list[str]:
         """Markdown cells."""
-        ours = f"{self.ours:.4g} {self.unit}" if self.ours is not None else f"not measured: {self.why or reason}"
+        ours = (
+            f"{self.ours:.4g} {self.unit}" if self.ours is not None else f"not measured: {self.why or reason}"
+        )
         share = "-"
         if self.ours is not None and self.flops and peak:
             share = f"{100 * self.flops / (self.ours * 1e-3) / peak:.1f} %"
@@ -136,7 +138,10 @@ class TorchSide:
 
         def call() -> Any:
             with torch.inference_mode():
-                on = {"input_ids": ids.cuda(non_blocking=True), "attention_mask": mask.cuda(non_blocking=True)}
+                on = {
+                    "input_ids": ids.cuda(non_blocking=True),
+                    "attention_mask": mask.cuda(non_blocking=True),
+                }
                 return model(**on).logits.float().cpu()
 
         return call
@@ -214,7 +219,9 @@ def cold_start(folder: str) -> float:
     return min(times)
 
 
-def measure(rows: list[tuple[Row, np.ndarray, bool, str | None]], folder: str, seconds: float) -> float | None:
+def measure(
+    rows: list[tuple[Row, np.ndarray, bool, str | None]], folder: str, seconds: float
+) -> float | None:
     """Fill the rows; the measured peak, where torch is there."""
     peak, torch_side, why = None, None, ""
     try:
@@ -258,7 +265,10 @@ def main() -> int:
             start.ours = cold_start(folder)
     table = [row for row, *_ in rows] + [start]
     name = str(cuda.get("name") or "no device") if cuda["available"] else "no device"
-    lines = [f"Device: {name}; bf16 matmul peak " + (f"{peak / 1e12:.0f} TFLOP/s" if peak else "not measured"), ""]
+    lines = [
+        f"Device: {name}; bf16 matmul peak " + (f"{peak / 1e12:.0f} TFLOP/s" if peak else "not measured"),
+        "",
+    ]
     lines += ["| goal | what | ours | share of peak | " + " | ".join(PEERS) + " | must |", "|" + "---|" * 7]
     lines += ["| " + " | ".join(row.cells(peak, reason)) + " |" for row in table]
     text = "\n".join(lines) + "\n"

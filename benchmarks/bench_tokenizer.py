@@ -121,7 +121,14 @@ def main() -> int:
     table: list[tuple[str, Any, Any, list[tuple[list[str], int]], float, float]] = [
         ("reviews, ids + mask", ours(native), theirs(folder), reviews, 150, 50),
         ("reviews, against encode_batch_fast", ours(native), theirs(folder, fast=True), reviews, 150, 25),
-        ("reviews, packed (core and glue)", lambda t: native._core.encode(t), theirs(folder), reviews, 300, 0),
+        (
+            "reviews, packed (core and glue)",
+            lambda t: native._core.encode(t),
+            theirs(folder),
+            reviews,
+            300,
+            0,
+        ),
         ("reviews, with offsets", ours(native, True), theirs(folder, offsets=True), reviews, 100, 33),
         ("short texts (67 B)", ours(native), theirs(folder), shorts, 80, 40),
         ("multilingual, cased vocabulary", ours(native_multi), theirs(multi), mixed, 70, 25),
@@ -160,7 +167,10 @@ def main() -> int:
         begin = time.perf_counter()
         smhf.Tokenizer.from_pretrained(folder / "vocab.txt")
         loads.append((time.perf_counter() - begin) * 1e3)
-    for name, values, goal, unit in (("one call of 67 B", times, 2.0, "us"), ("load vocab.txt 30k", loads, 3.0, "ms")):
+    for name, values, goal, unit in (
+        ("one call of 67 B", times, 2.0, "us"),
+        ("load vocab.txt 30k", loads, 3.0, "ms"),
+    ):
         value = statistics.median(values)
         results["rows"].append({"what": name, unit: value, "goal": goal, "met": value <= goal})
         print(f"{name:38} {value:8.2f} {unit}, goal {goal} {unit}: {'yes' if value <= goal else 'NO'}")

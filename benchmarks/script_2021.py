@@ -8,13 +8,13 @@ Prints one JSON line: seconds of ``train()`` and the two ``evaluate()`` calls to
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
 from typing import Any
 
 import numpy as np
+from model_engines import peak_memory
 
 TRAIN, TEST, WIDTH = 96, 64, 512
 
@@ -67,7 +67,7 @@ def main() -> None:
         trainer.evaluate()
         trainer.evaluate()
         took = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     print(json.dumps({"seconds": took, "peak_bytes": peak}))
 
 
