@@ -121,7 +121,8 @@ int smhf_tokenizer_is_special(const smhf_tokenizer *tokenizer, int32_t id);
 /* The text of a role's token ("[CLS]"), {NULL, 0} when it has none. Borrowed as above. */
 smhf_bytes_view smhf_tokenizer_role_token(const smhf_tokenizer *tokenizer, smhf_token_role role);
 
-/* Which loops encode texts here: "scalar", "avx2" or "avx512"; SMHF_CPU_TIER forces a lesser one. */
+/* Which loops encode texts here: "scalar", "avx2" or "avx512"; SMHF_CPU_TIER forces a lesser one.
+ */
 const char *smhf_tokenizer_tier(void);
 
 /* --- Encoding -------------------------------------------------------------------------------- */
