@@ -17,6 +17,7 @@ import argparse
 import concurrent.futures
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -292,6 +293,7 @@ def build_program(source: Path, sanitize: str, extra: list[str] | None = None) -
 CUDA_ARCHS = "80 90 100 90+ptx"
 CUBLAS_SONAME = "libcublasLt.so.13"
 CUDA_PLUGIN = "libsmhf_cuda.so"
+_cuda_failure: list[str] = []  # why its build failed in this process
 # What the plugin takes along from the core: its own private copies.
 CUDA_COMMON = ["status.c", "mem.c", "library.c"]
 
@@ -306,12 +308,24 @@ def _pip_cuda() -> list[Path]:
     return [p for entry in sys.path if entry and (p := Path(entry, "nvidia", "cu13")).is_dir()]
 
 
+def _nvcc_version(nvcc: Path) -> str:
+    """"13.0", or "unknown"."""
+    result = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"release (\d+\.\d+)", result.stdout)
+    return found.group(1) if found else "unknown"
+
+
+def _nvcc_fits(nvcc: Path) -> bool:
+    return _nvcc_version(nvcc).startswith(("13.", "14."))
+
+
 def find_nvcc() -> Path | None:
-    """nvcc: on the path, below $CUDA_HOME, in the usual place, or of the package nvidia-cuda-nvcc."""
+    """nvcc: on the path, below $CUDA_HOME, in the usual place, of the package; one of 13 before others."""
     found = shutil.which("nvcc")
     homes = [Path(h) for h in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if h] + _pip_cuda()
-    candidates = [Path(found)] if found else [h / "bin" / "nvcc" for h in homes]
-    return next((c for c in candidates if c.exists()), None)
+    candidates = ([Path(found)] if found else []) + [h / "bin" / "nvcc" for h in homes]
+    there = [c for c in candidates if c.exists()]
+    return next((c for c in there if _nvcc_fits(c)), there[0] if there else None)
 
 
 def _cuda_home(nvcc: Path) -> list[Path]:
@@ -334,9 +348,13 @@ def cuda_reason() -> str | None:
     """Why the CUDA plugin is not built here, or None."""
     if switch("SMHF_CUDA") == "0":
         return "switched off by SMHF_CUDA=0"
+    if _cuda_failure:
+        return _cuda_failure[0]
     nvcc = find_nvcc()
     if nvcc is None:
         return "nvcc not found (CUDA toolkit 13, or pip install 'smhf_native[cuda-build]')"
+    if not _nvcc_fits(nvcc):
+        return f"nvcc {_nvcc_version(nvcc)} found, 13 needed (pip install 'smhf_native[cuda-build]' brings one)"
     homes = _cuda_home(nvcc)
     if _find_below(homes, "include/cublasLt.h") is None:
         return "cublasLt.h not found (pip install nvidia-cublas)"
@@ -365,6 +383,17 @@ def build_cuda(lib_folder: Path) -> Path | None:
         if required("cuda"):
             raise BuildError(f"SMHF_REQUIRE=cuda, and the CUDA plugin cannot be built: {reason}")
         return None
+    try:
+        return _build_cuda(lib_folder)
+    except BuildError as failure:  # everything else works without it
+        if required("cuda"):
+            raise
+        _cuda_failure.append(f"its build failed: {failure} (output above)")
+        return None
+
+
+def _build_cuda(lib_folder: Path) -> Path:
+    """Compile and link the plugin."""
     nvcc = find_nvcc()
     assert nvcc is not None
     homes = _cuda_home(nvcc)
@@ -411,6 +440,22 @@ def cuda_host_objects(sanitize: str, folder: Path) -> list[Path]:
     flags = cuda_host_flags(sanitize)
     objects = compile_all(sorted((CSRC / "backend_cuda").glob("*.cu")), flags, folder, [*cxx(), "-x", "c++"])
     return objects + compile_all(sorted(CUDA_HOST.glob("*.cpp")), flags, folder, cxx())
+
+
+def build_cuda_host_plugin(target: Path) -> Path:
+    """The CUDA plugin as it is loaded, over the stand-ins of tests/cuda_host: for tests through Python."""
+    folder = flavour("") / "cuda_host"
+    objects = [o for o in cuda_host_objects("", folder) if o.stem != "cuda_backend"]
+    flags = [f for f in cuda_host_flags("") if not f.startswith("-DSMHF_CUDA_NAME")]
+    objects += compile_all(
+        [CSRC / "backend_cuda" / "cuda_backend.cu"], flags, folder / "plugin", [*cxx(), "-x", "c++"]
+    )
+    objects += compile_all([CSRC / "common" / name for name in CUDA_COMMON], cflags(), folder / "plugin")
+    return link(
+        target, objects,
+        ["-shared", "-Wl,-Bsymbolic", f"-Wl,--version-script={CSRC / 'backend_cuda' / 'cuda.map'}",
+         "-lstdc++", "-ldl", "-lm"],
+    )  # fmt: skip
 
 
 def command_cudahost(args: argparse.Namespace) -> int:
