@@ -1,4 +1,4 @@
-"""Full-size DistilBERT on one GPU beside its peers, in one run: the goals G1-G5, G10, G11 as a table.
+"""Full-size DistilBERT on one GPU beside its peers, in one run: the goals G1-G5, G10 and G11 as a table.
 
     python benchmarks/bench_gpu.py [--seconds 240] [--markdown FILE] [--json FILE]
 
@@ -198,6 +198,30 @@ def ours_train(folder: str, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
     return lambda: trainer.step(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
 
 
+def free_mib() -> float:
+    """Free memory of the device."""
+    return float(smhf_native.backends()["cuda"]["memory_free"]) / 2**20
+
+
+def training_memory(row: Row, folder: str, inputs: dict[str, np.ndarray], torch_side: TorchSide | None) -> None:
+    """What one training set-up adds after three steps: ours by the device's free memory, HF by its allocator."""
+    before = free_mib()
+    step = ours_train(folder, inputs)
+    for _ in range(3):
+        step()
+    row.ours = before - free_mib()
+    del step
+    if torch_side is not None:
+        cuda = torch_side.torch.cuda
+        cuda.empty_cache()
+        cuda.reset_peak_memory_stats()
+        base = cuda.memory_allocated()
+        theirs = torch_side.train(inputs, None)
+        for _ in range(3):
+            theirs()
+        row.peers["HF eager"] = (cuda.max_memory_allocated() - base) / 2**20
+
+
 COLD = """
 import sys, time
 start = time.perf_counter()
@@ -220,7 +244,7 @@ def cold_start(folder: str) -> float:
 
 
 def measure(
-    rows: list[tuple[Row, np.ndarray, bool, str | None]], folder: str, seconds: float
+    rows: list[tuple[Row, np.ndarray, bool, str | None]], memory: Row, folder: str, seconds: float
 ) -> float | None:
     """Fill the rows; the measured peak, where torch is there."""
     peak, torch_side, why = None, None, ""
@@ -230,6 +254,7 @@ def measure(
     except (ImportError, RuntimeError) as error:
         why = str(error)
         print(f"peers are not measured: {why}")
+    training_memory(memory, folder, batch(lengths_of(32, 128, False)), torch_side)
     model = Model.from_pretrained(folder, device="cuda", precision="bf16")
     end = time.perf_counter() + seconds
     for row, lengths, training, mode in rows:
@@ -257,13 +282,14 @@ def main() -> int:
     cuda = smhf_native.backends()["cuda"]
     reason = "" if cuda["available"] else str(cuda["reason"])
     rows, peak = plan(), None
+    memory = Row("G10", "training memory F128, 32 rows", "MiB", "<= 0.5x HF")
     start = Row("G11", "first import to first label", "s", "<= 1.0 s")
     if cuda["available"]:
         with tempfile.TemporaryDirectory() as folder:
             Model.from_config(CONFIG, seed=1).save_pretrained(folder)
-            peak = measure(rows, folder, args.seconds)
+            peak = measure(rows, memory, folder, args.seconds)
             start.ours = cold_start(folder)
-    table = [row for row, *_ in rows] + [start]
+    table = [row for row, *_ in rows] + [memory, start]
     name = str(cuda.get("name") or "no device") if cuda["available"] else "no device"
     lines = [
         f"Device: {name}; bf16 matmul peak " + (f"{peak / 1e12:.0f} TFLOP/s" if peak else "not measured"),
