@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from smhf_native.errors import ParseError
+from smhf_native.errors import BackendError, ParseError
+from smhf_native.transformers.utils import logging
 
 __all__ = ["StepEngine", "load_model", "logits_of", "model_folder", "reload_model"]
+
+logger = logging.get_logger(__name__)
 
 _STATE = "optimizer.safetensors"
 
@@ -106,6 +109,12 @@ class StepEngine:
             # The rest of a straight line is a straight line from its present height.
             rate *= (total - done) / max(1, total - warmup)
             warmup, total = 0, total - done
+
+        if args.bf16 and model.precision != "bf16":
+            try:
+                model.set_precision("bf16")
+            except BackendError as error:
+                logger.warning("bf16=True: training runs in %s (%s)", model.precision, error)
 
         self._native = Trainer(
             model,

@@ -284,6 +284,8 @@ class Trainer:
         count = len(config.get("id2label") or {}) or 2
         if count != expected:
             raise ValueError(f"{folder} has {count} labels, the model has {expected}")
+        if native.precision != self.model.native.precision:
+            native.set_precision(self.model.native.precision)
         self.model.native = native
 
     # -- evaluate and predict -----------------------------------------------------------------

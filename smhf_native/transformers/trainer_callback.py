@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -303,18 +304,21 @@ class PrinterCallback(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """A bar on a terminal: tqdm when installed, else a plain count now and then; nothing elsewhere."""
+    """A bar on a terminal: tqdm when installed, else steps/s and time left now and then; nothing elsewhere."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._shown_at = 0.0
         self._terminal = False
+        self._began = 0.0
+        self._first = 0
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Open the bar."""
         self._terminal = sys.stderr.isatty() and not args.disable_tqdm
         if not self._terminal:
             return
+        self._began, self._first = time.monotonic(), state.global_step
         try:
             from tqdm.auto import tqdm
         except ImportError:
@@ -326,11 +330,16 @@ class ProgressCallback(TrainerCallback):
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
         elif self._terminal:
-            import time
-
-            if time.monotonic() - self._shown_at > 2.0:
-                self._shown_at = time.monotonic()
-                print(f"step {state.global_step} of {state.max_steps}", file=sys.stderr, flush=True)
+            now = time.monotonic()
+            if now - self._shown_at > 2.0:
+                self._shown_at = now
+                rate = (state.global_step - self._first) / max(now - self._began, 1e-9)
+                left = (state.max_steps - state.global_step) / max(rate, 1e-9)
+                print(
+                    f"step {state.global_step} of {state.max_steps}, {rate:.3g} steps/s, {left:.0f} s left",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Clear the line for the log entry; the next step draws the bar again."""

@@ -202,9 +202,10 @@ class TrainingArguments:
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         self._check_best()
-        if self.fp16 or self.bf16:
-            asked = "fp16" if self.fp16 else "bf16"
-            logger.warning("%s=True: training on a processor runs in fp32", asked)
+        if self.fp16 and self.bf16:
+            raise ValueError("TrainingArguments: at most one of fp16 and bf16 can be True, but not both")
+        if self.fp16:
+            logger.warning("fp16=True: training on a processor runs in fp32")
 
     def _numbers(self) -> None:
         """Turn number-like strings (hyperparameters arrive as text) into numbers and check ranges."""

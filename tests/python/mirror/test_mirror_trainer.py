@@ -484,3 +484,57 @@ def test_signals_end_with_a_checkpoint(
     assert last is not None and f"{signal.Signals(number).name}: {Path(last).name} written" in rest
     steps = [int(text) for text in re.findall(r"step (\d+)", rest)] or [3]
     assert int(last.rsplit("-", 1)[1]) == max(steps), "the step in progress is finished, no other begins"
+
+
+def test_bf16_trains_in_bf16_from_fp32_weights(
+    parts: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    from smhf_native.errors import BackendError
+    from smhf_native.model import Model
+    from smhf_native.model import Trainer as Steps
+
+    native = Model.from_pretrained(str(tiny_model), precision="fp32")
+    try:
+        native.set_precision("bf16")
+    except BackendError as error:
+        pytest.skip(str(error))
+    trainer = make(parts, tmp_path / "out", bf16=True, max_steps=1, logging_steps=1)
+    trainer.train()
+    assert trainer.model.native.precision == "bf16"
+    batch = next(trainer.callback_handler.train_dataloader.batches(0))
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        steps = Steps(
+            Model.from_pretrained(str(tiny_model)), learning_rate=1e-3, total_steps=1, precision=precision
+        )
+        losses[precision] = steps.step(batch["input_ids"], batch["attention_mask"], batch["labels"])["loss"]
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == trainer.state.log_history[0]["loss"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+
+
+def test_the_best_model_keeps_the_precision(parts: dict[str, Any], tmp_path: Path) -> None:
+    from smhf_native.errors import BackendError
+
+    try:
+        parts["model"].native.set_precision("bf16")
+    except BackendError as error:
+        pytest.skip(str(error))
+    trainer = make(
+        parts, tmp_path, bf16=True, num_train_epochs=1, eval_strategy="epoch", save_strategy="epoch",
+        load_best_model_at_end=True,
+    )  # fmt: skip
+    before = parts["model"].native
+    trainer.train()
+    assert trainer.model.native is not before and trainer.model.native.precision == "bf16"
+
+
+def test_plain_progress_lines_name_pace_and_time_left(
+    parts: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    trainer = make(parts, tmp_path, num_train_epochs=1)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    trainer.train()
+    line = re.search(r"step (\d+) of 8, [0-9.e+]+ steps/s, (\d+) s left", capsys.readouterr().err)
+    assert line and int(line[1]) >= 1
