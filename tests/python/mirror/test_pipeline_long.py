@@ -56,10 +56,10 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(folder: Path, precision: st
         clf.predict(texts[:50])  # weights packed, pace learned
         print("ready", flush=True)
         try:
-            clf.predict(texts * 5000)
+            clf.predict(texts * 500)
         except PredictInterrupted as stop:
             print("stopped", time.monotonic(), stop.done, len(stop.frame), flush=True)
-            again = clf.predict((texts * 5000)[: min(stop.done, 40)])
+            again = clf.predict((texts * 500)[: min(stop.done, 40)])
             kept = stop.frame[: len(again)]
             same = np.array_equal(again["score"].to_numpy(), kept["score"].to_numpy(), equal_nan=True)
             print(same, again["label"].tolist() == kept["label"].tolist(), stop.frame["error"][3])
