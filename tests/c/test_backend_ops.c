@@ -11,6 +11,7 @@
 #include "backend_reference.h"
 #include "smhf_test.h"
 
+#include "common/mem.h"
 #include "common/pool.h"
 
 #include <time.h>
@@ -355,6 +356,105 @@ static void test_two_devices(void) {
     CHECK(hashes[0] == hashes[1]);
 }
 
+/* ---- weights shared and weights without memory ----------------------------------------------- */
+
+#define SHARED_ROWS 40
+
+typedef struct shared_weight {
+    const smhf_weight *weight;
+    const float *x;
+    float y[SHARED_ROWS * 100];
+} shared_weight;
+
+/* A product on a device of this thread's own. */
+static void *multiply_shared(void *argument) {
+    shared_weight *shared = argument;
+    ops_context ctx;
+    const int lengths[] = {SHARED_ROWS, 0};
+    ctx_open(&ctx, "cpu", NULL, NULL);
+    ctx_batch(&ctx, lengths, 0);
+    ctx.be->linear_fwd(
+        ctx.dev, smhf_tensor_of(shared->y, SHARED_ROWS, 100, SMHF_DTYPE_F32),
+        smhf_tensor_of((void *)(uintptr_t)shared->x, SHARED_ROWS, 300, SMHF_DTYPE_F32),
+        shared->weight, SMHF_TENSOR_NONE, ctx.pack, SMHF_AXIS_TOKENS);
+    ctx_sync(&ctx);
+    ctx_close(&ctx);
+    return NULL;
+}
+
+/* Two threads ask for a weight's first product at once: its panels are made once. */
+static void test_shared_weight(void) {
+    static shared_weight shared[2];
+    ops_context ctx;
+    pthread_t threads[2];
+    smhf_error err = SMHF_ERROR_INIT;
+    CHECK(ctx_open(&ctx, "cpu", NULL, NULL));
+    for (int round = 0; round < 5; round++) {
+        ops_array w = array_in(&ctx, 100, 300, 0.5), x = array_in(&ctx, SHARED_ROWS, 300, 1);
+        float *dense = ctx_host(&ctx, SHARED_ROWS * 300 * sizeof(float));
+        for (int i = 0; i < SHARED_ROWS * 300; i++) {
+            dense[i] = (float)x.values[i];
+        }
+        smhf_weight *weight = NULL;
+        smhf_weight_options options = {SMHF_DTYPE_F32, SMHF_WEIGHT_FORWARD};
+        CHECK_OK(ctx.be->weight_prepare(ctx.dev, &weight, w.t, &options, &err), &err);
+        for (int i = 0; i < 2; i++) {
+            shared[i].weight = weight;
+            shared[i].x = dense;
+            CHECK_INT(pthread_create(&threads[i], NULL, multiply_shared, &shared[i]), 0);
+        }
+        for (int i = 0; i < 2; i++) {
+            pthread_join(threads[i], NULL);
+        }
+        double *want = ctx_doubles(&ctx, SHARED_ROWS, 100);
+        double *bound = ctx_doubles(&ctx, SHARED_ROWS, 100);
+        ref_matmul(want, bound, x.values, w.values, SHARED_ROWS, 100, 300, 0, 1);
+        int wrong = 0;
+        for (int i = 0; i < SHARED_ROWS * 100; i++) {
+            wrong += !(fabs((double)shared[0].y[i] - want[i]) <= 8 * U * bound[i]);
+        }
+        CHECK_INT(wrong, 0);
+        CHECK(memcmp(shared[0].y, shared[1].y, sizeof shared[0].y) == 0);
+        ctx.be->weight_free(ctx.dev, weight);
+        ctx_release(&ctx);
+    }
+    ctx_close(&ctx);
+}
+
+/* No memory for panels: one sentence at sync, nothing half-made, and the next product is right. */
+static void test_panels_without_memory(void) {
+    ops_context ctx;
+    smhf_error err = SMHF_ERROR_INIT;
+    const int lengths[] = {7, 0};
+    CHECK(ctx_open(&ctx, "cpu", NULL, NULL));
+    ctx_batch(&ctx, lengths, 0);
+    ops_array w = array_in(&ctx, 50, 40, 0.5), x = array_in(&ctx, 7, 40, 1);
+    ops_array y = array_out(&ctx, 7, 50);
+    smhf_weight *weight = NULL;
+    smhf_weight_options options = {SMHF_DTYPE_F32, SMHF_WEIGHT_FORWARD};
+    CHECK_OK(ctx.be->weight_prepare(ctx.dev, &weight, w.t, &options, &err), &err);
+    int failures = 0;
+    for (uint64_t n = 1; n < 10; n++) {
+        smhf_mem_fail_at(n);
+        ctx.be->linear_fwd(ctx.dev, y.t, x.t, weight, SMHF_TENSOR_NONE, ctx.pack, SMHF_AXIS_TOKENS);
+        smhf_mem_fail_at(0);
+        smhf_status status = ctx.be->sync(ctx.dev, &err);
+        if (status == SMHF_OK) {
+            break;
+        }
+        failures++;
+        CHECK_INT(status, SMHF_E_NOMEM);
+        CHECK(strstr(err.message, "could not allocate") != NULL);
+    }
+    CHECK(failures >= 1);
+    double *want = ctx_doubles(&ctx, 7, 50), *bound = ctx_doubles(&ctx, 7, 50);
+    ref_matmul(want, bound, x.values, w.values, 7, 50, 40, 0, 1);
+    scale_all(bound, 7 * 50, 8 * U);
+    compare(&ctx, "linear_fwd after a failure", &y, want, bound, 0);
+    ctx.be->weight_free(ctx.dev, weight);
+    ctx_close(&ctx);
+}
+
 int main(int argc, char **argv) {
     smhf_error err = SMHF_ERROR_INIT;
     if (smhf_backend_register(smhf_cpu_backend(), SMHF_CPU_PRIORITY, &err) != SMHF_OK ||
@@ -386,6 +486,8 @@ int main(int argc, char **argv) {
     RUN(test_copied_weights);
     RUN(test_steady_state);
     RUN(test_two_devices);
+    RUN(test_shared_weight);
+    RUN(test_panels_without_memory);
     smhf_pool_shutdown();
     return smhf_test_finish();
 }
