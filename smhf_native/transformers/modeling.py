@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from smhf_native.datasets.tensors import as_tensor
+from smhf_native.datasets.tensors import Tensor, as_tensor
 from smhf_native.hub import MODEL_FILES, resolve
 from smhf_native.transformers import engine
 from smhf_native.transformers.configuration import AutoConfig, PretrainedConfig
@@ -120,11 +120,28 @@ class PreTrainedModel:
 
     def named_parameters(self) -> Iterator[tuple[str, Any]]:
         """Yield (name, array) of every weight (copies)."""
-        yield from self.state_dict().items()
+        for name, array in self.native.parameters().items():
+            yield name, as_tensor(array).view(Parameter)
 
     def parameters(self) -> Iterator[Any]:
         """Yield every weight (copies)."""
-        yield from self.state_dict().values()
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    def requires_grad_(self, requires_grad: bool = True) -> PreTrainedModel:
+        """Return the model; ``False`` is refused, because every weight is trained."""
+        if not requires_grad:
+            raise NotImplementedError(_NO_FREEZING)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse modules by name: the network is one piece of C, not a tree of modules."""
+        if name in ("distilbert", "bert", "classifier", "pre_classifier", "base_model"):
+            raise AttributeError(
+                f"model.{name}: the modules of the network cannot be reached one by one (to freeze some: "
+                "not supported yet, every weight is trained); weights are in state_dict()"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """Return the number of weights."""
@@ -153,6 +170,28 @@ class PreTrainedModel:
         return AutoModelForSequenceClassification.from_pretrained(
             pretrained_model_name_or_path, *args, **kwargs
         )
+
+
+_NO_FREEZING = "freezing weights (requires_grad=False) is not supported yet: every weight is trained"
+
+
+class Parameter(Tensor):
+    """A weight as scripts look at it: a copy that says that it is trained, and cannot be told otherwise."""
+
+    @property
+    def requires_grad(self) -> bool:
+        """Return True: every weight is trained."""
+        return True
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if not value:
+            raise NotImplementedError(_NO_FREEZING)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Parameter:
+        """Return the weight; ``False`` is refused."""
+        self.requires_grad = requires_grad
+        return self
 
 
 class DistilBertForSequenceClassification(PreTrainedModel):
