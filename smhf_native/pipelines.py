@@ -457,11 +457,14 @@ class TextClassificationPipeline:
         show = progress if progress is not None else len(values) >= 20000 and watched
 
         def frame(scores: npt.NDArray[np.float32], rows: int) -> Any:
-            labels: list[str | None] = [None] * rows
+            labels = np.full(rows, None, dtype=object)
             best = np.full(rows, math.nan)
-            for position, answer in zip(good, self._best(scores), strict=False):
-                labels[position] = answer["label"]
-                best[position] = answer["score"]
+            if len(scores):  # by columns: a dict for each row would be most of the memory
+                winners = scores.argmax(axis=1)
+                names = np.array([self.id2label[k] for k in range(scores.shape[1])], dtype=object)
+                answered = good[: len(scores)]
+                labels[answered] = names[winners]
+                best[answered] = scores[np.arange(len(scores)), winners]
             columns: dict[str, Any] = {"label": labels, "score": best}
             part = index if index is None else index[:rows]
             if problems:
