@@ -489,15 +489,9 @@ def test_signals_end_with_a_checkpoint(
 def test_bf16_trains_in_bf16_from_fp32_weights(
     parts: dict[str, Any], tiny_model: Path, tmp_path: Path
 ) -> None:
-    from smhf_native.errors import BackendError
     from smhf_native.model import Model
     from smhf_native.model import Trainer as Steps
 
-    native = Model.from_pretrained(str(tiny_model), precision="fp32")
-    try:
-        native.set_precision("bf16")
-    except BackendError as error:
-        pytest.skip(str(error))
     trainer = make(parts, tmp_path / "out", bf16=True, max_steps=1, logging_steps=1)
     trainer.train()
     assert trainer.model.native.precision == "bf16"
@@ -514,12 +508,6 @@ def test_bf16_trains_in_bf16_from_fp32_weights(
 
 
 def test_the_best_model_keeps_the_precision(parts: dict[str, Any], tmp_path: Path) -> None:
-    from smhf_native.errors import BackendError
-
-    try:
-        parts["model"].native.set_precision("bf16")
-    except BackendError as error:
-        pytest.skip(str(error))
     trainer = make(
         parts, tmp_path, bf16=True, num_train_epochs=1, eval_strategy="epoch", save_strategy="epoch",
         load_best_model_at_end=True,
