@@ -8,35 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizer_rows import differences, oracle_rows, our_rows
+from tokenizer_rows import differences, fuzz_text, oracle_rows, our_rows
 
 import smhf_native as smhf
 
-POOL = [
-    *list(range(32, 127)) * 3, *list(range(0x300, 0x370)) * 2, *range(0x8D0, 0x900), 0x1B44, 0x302E, 0x302F,
-    0xA953, *range(0x1D15E, 0x1D173), 0xAC00, 0xAC01, 0xD7A3, 0x1100, 0x1161, 0x11A8, 0xF900, 0x2F800,
-    0x4E00, 0x20000, 0x130, 0x1E9E, 0x3A3, 0x344, 0x340, 0xF73, 0xF75, 0xF81, 0, 0xFFFD, 0x200D, 0xFE0F,
-    0xAD, 0xA0, 0x3000, 0x2028, 9, 10, 13, 11, 12, 0x85, 0x1C, 0xE0067, 0xE000, 0xFEFF, 0xFFFF,
-]  # fmt: skip
-FRAGMENTS = [
-    "[CLS]", "[SEP]", "[UNK]", "[MASK]", "[PAD]", "[CLS", "##", "don't", " ", "  ", "hello", "World", "ÉCOLE",
-    "привет", "中文", "\u0344", "\u0e31", "한국어", "x" * 99, "x" * 100, "x" * 101, "é" * 100, "unbelievable",
-]  # fmt: skip
 STRATEGIES = ["longest_first", "only_first", "only_second"]
-
-
-def fuzz_text(rng: random.Random) -> str:
-    parts = []
-    for _ in range(rng.randrange(30)):
-        kind = rng.random()
-        if kind < 0.6:
-            parts.append(chr(rng.choice(POOL)))
-        elif kind < 0.8:
-            parts.append(rng.choice(FRAGMENTS))
-        else:
-            c = rng.randrange(0x110000 if rng.random() < 0.5 else 0x3000)
-            parts.append("A" if 0xD800 <= c < 0xE000 else chr(c))
-    return "".join(parts)
 
 
 def test_every_row_of_the_data(both: tuple[Any, smhf.Tokenizer], real_texts: list[str]) -> None:
