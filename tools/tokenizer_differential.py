@@ -112,9 +112,11 @@ class Journal:
 
     @staticmethod
     def key(vocab: str, kind: str, seed: int, block: int, **_: Any) -> tuple[Any, ...]:
+        """Name a block."""
         return vocab, kind, seed, block
 
     def add(self, **line: Any) -> None:
+        """Note a finished block."""
         line["build"] = self.build
         self.lines[self.key(**line)] = line
         if self.path is not None:
@@ -122,6 +124,7 @@ class Journal:
                 file.write(json.dumps(line) + "\n")
 
     def of(self, vocab: str, seed: int) -> Iterator[dict[str, Any]]:
+        """Finished blocks of a vocabulary."""
         return (line for line in self.lines.values() if line["vocab"] == vocab and line["seed"] == seed)
 
 

@@ -504,6 +504,11 @@ class Tokenizer:
         """Whether CJK characters are words of their own."""
         return bool(self._info["tokenize_chinese_chars"])
 
+    @property
+    def clean_up_tokenization_spaces(self) -> bool:
+        """Whether :meth:`decode` closes up punctuation and contractions when not told."""
+        return bool(self._info["decode_cleanup"])
+
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Special tokens that encoding adds to a row."""
         return int(self._info["specials_pair" if pair else "specials_single"])

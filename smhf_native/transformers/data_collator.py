@@ -94,7 +94,7 @@ class DataCollatorWithPadding:
                 padding=self.padding,
                 max_length=self.max_length,
                 pad_to_multiple_of=self.pad_to_multiple_of,
-                return_tensors=self.return_tensors,
+                return_tensors="smhf",  # the engine's arrays, whatever is asked for
             )
         )
         for name in ("label", "label_ids"):

@@ -6,124 +6,37 @@ that ``dataset.map(tokenize, batched=True)`` with ``padding="max_length"`` makes
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from collections import UserDict
-from collections.abc import Mapping
-from pathlib import Path
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from smhf_native.datasets.columns import Column, Rows, make_column
-from smhf_native.datasets.tensors import as_tensor
+from smhf_native.datasets.columns import Rows
 from smhf_native.hub import TOKENIZER_FILES, resolve
+from smhf_native.transformers.batch_encoding import BatchEncoding, CharSpan, RowEncodings, TokenSpan
+from smhf_native.transformers.tokenizer_base import TokenizerBase, native_options, read_settings
 from smhf_native.transformers.utils import logging
 
-__all__ = ["AutoTokenizer", "BatchEncoding", "PreTrainedTokenizerFast"]
+__all__ = ["AutoTokenizer", "BatchEncoding", "CharSpan", "PreTrainedTokenizerFast", "TokenSpan"]
 
 logger = logging.get_logger(__name__)
 
-_VERY_LARGE = int(1e30)
-_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
+_VERY_LARGE = int(1e20)  # a greater model_max_length means none
+_CALL_OPTIONS = (
+    "text", "text_pair", "text_target", "add_special_tokens", "padding", "truncation", "max_length", "stride",
+    "is_split_into_words", "pad_to_multiple_of", "padding_side", "truncation_side", "return_tensors",
+    "return_token_type_ids", "return_attention_mask", "return_overflowing_tokens", "return_special_tokens_mask",
+    "return_offsets_mapping", "return_length", "verbose", "split_special_tokens",
+)  # fmt: skip
 
-
-class BatchEncoding(UserDict[str, Any]):
-    """Columns of an encoding by name; also as attributes (``enc.input_ids``)."""
-
-    def __init__(self, data: Mapping[str, Any] | None = None, native: Any = None, tensor_type: Any = None):
-        self.native = native
-        self._lists: dict[str, Any] = {}
-        super().__init__(data or {})
-        if tensor_type is not None:
-            self.convert_to_tensors(tensor_type)
-
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, (int, np.integer)):
-            return {name: self[name][int(key)] for name in self.data}
-        value = self.data[key]
-        if isinstance(value, Rows):
-            if key not in self._lists:
-                self._lists[key] = value.tolist()
-            return self._lists[key]
-        return value
-
-    def __setitem__(self, key: str, item: Any) -> None:
-        self._lists.pop(key, None)
-        self.data[key] = item
-
-    def __getattr__(self, name: str) -> Any:
-        data = self.__dict__.get("data", {})
-        if name in data:
-            return self[name]
-        raise AttributeError(f"this encoding has no {name!r}; it has {list(data)}")
-
-    def packed_columns(self) -> dict[str, Column]:
-        """Return the columns that are still packed (for ``Dataset.map``; lists handed out are copies)."""
-        ready: dict[str, Column] = {}
-        for name, value in self.data.items():
-            if isinstance(value, Rows):
-                shown = self._lists.get(name)
-                # A list that was looked at may have been changed in place: it then counts.
-                ready[name] = value if shown is None else make_column(shown)
-        return ready
-
-    def convert_to_tensors(self, tensor_type: Any, prepend_batch_axis: bool = False) -> BatchEncoding:
-        """Turn columns into arrays ("np") or tensor-like arrays ("pt"); rows must be of one length."""
-        kind = getattr(tensor_type, "value", tensor_type)
-        if kind not in ("pt", "np", "numpy"):
-            raise ValueError(f"return_tensors={kind!r} is not supported: use 'np' or 'pt' (NumPy-backed)")
-        for name, value in list(self.data.items()):
-            rows = value if isinstance(value, Rows) else None
-            array = rows.matrix() if rows is not None else np.asarray(value)
-            if array is None or array.dtype == object:
-                raise ValueError(
-                    f"the rows of {name!r} differ in length: use padding=True and truncation=True to make arrays"
-                )
-            array = array.astype(np.int64) if array.dtype.kind in "iub" else array
-            if prepend_batch_axis:
-                array = array[None]
-            self[name] = as_tensor(array) if kind == "pt" else array
-        return self
-
-    def to(self, *_args: Any, **_kwargs: Any) -> BatchEncoding:
-        """Return the encoding itself: there is one device."""
-        return self
-
-
-class PreTrainedTokenizerFast:
+class PreTrainedTokenizerFast(TokenizerBase):
     """A tokenizer with the methods that training scripts call on transformers' tokenizers."""
 
-    is_fast = True
-    padding_side = "right"
-    truncation_side = "right"
-
-    def __init__(self, native: Any, folder: Path | None, name_or_path: str, settings: dict[str, Any]):
-        self.native = native
-        self.folder = folder
-        self.name_or_path = name_or_path
-        self.init_kwargs = settings
-        self.model_max_length = _max_length(folder, settings)
-        self._types = _wants_token_types(folder, settings)
-        self._warned = False
-
     # -- encoding -----------------------------------------------------------------------------
-
-    @property
-    def model_input_names(self) -> list[str]:
-        """Return the columns that the model takes."""
-        return (
-            ["input_ids", "token_type_ids", "attention_mask"]
-            if self._types
-            else ["input_ids", "attention_mask"]
-        )
 
     def __call__(
         self,
@@ -134,7 +47,9 @@ class PreTrainedTokenizerFast:
         truncation: Any = None,
         max_length: int | None = None,
         stride: int = 0,
+        is_split_into_words: bool = False,
         pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
         return_tensors: Any = None,
         return_token_type_ids: bool | None = None,
         return_attention_mask: bool | None = None,
@@ -143,105 +58,125 @@ class PreTrainedTokenizerFast:
         return_offsets_mapping: bool = False,
         return_length: bool = False,
         verbose: bool = True,
+        split_special_tokens: bool | None = None,
+        truncation_side: str | None = None,
         **unknown: Any,
     ) -> BatchEncoding:
         """Encode one text or a list of texts (and pairs); parameters as in transformers.
 
+        Parameters
+        ----------
+        text, text_pair : str; list, array or Series of str; with ``is_split_into_words`` lists of words
+            A list of (first, second) tuples is a batch of pairs.
+        truncation_side : "right" or "left"
+            Of this call (transformers has it as an attribute only).
+
         Returns
         -------
         BatchEncoding with input_ids, attention_mask (and token_type_ids for BERT): lists, or int64 arrays
-        with ``return_tensors``.
+        with ``return_tensors``.  Overflow rows follow their text's main row.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A row is not a text (it is named); options that contradict each other.
         """
         if unknown:
             from smhf_native.datasets.mapping import reject_unknown
 
             reject_unknown("tokenizer(...)", unknown, set(_CALL_OPTIONS))
-        if return_overflowing_tokens or stride:
-            raise NotImplementedError(
-                "return_overflowing_tokens and stride: use smhf_native.Tokenizer, which has them, directly"
+        texts, pairs, batched = _batch_of(text, text_pair, is_split_into_words)
+        pad, cut, max_length = self._strategies(padding, truncation, max_length, pad_to_multiple_of, verbose)
+        options: dict[str, Any] = {
+            "add_special_tokens": add_special_tokens,
+            "split_special_tokens": bool(split_special_tokens),
+            "is_split_into_words": is_split_into_words,
+            "return_overflowing_tokens": return_overflowing_tokens,
+            "details": return_offsets_mapping or return_special_tokens_mask,
+        }
+        if cut != "do_not_truncate":
+            options.update(
+                truncation=cut, max_length=max_length, stride=stride,
+                truncation_side=truncation_side or self.truncation_side,
+            )  # fmt: skip
+        if len(texts) == 0:
+            return BatchEncoding({name: [] for name in self.model_input_names}, tensor_type=return_tensors)
+        native = self.native(texts, pairs, **options)
+        bounds = native.packed_field("cu_seqlens").astype(np.int64)
+        lengths = np.diff(bounds)
+        if max_length is None and verbose:
+            self._warn_of_length(int(lengths.max()))
+        left = _is_left(padding_side or self.padding_side)
+        width = _width(pad, int(lengths.max()), max_length, pad_to_multiple_of)
+        spread = _Spread(bounds, lengths, width, left)
+
+        columns: dict[str, Any] = {"input_ids": spread.rows(native.packed_field("ids"), self._pad_id())}
+        if "token_type_ids" in self.model_input_names if return_token_type_ids is None else return_token_type_ids:
+            columns["token_type_ids"] = spread.rows(native.packed_field("type_ids"), self.pad_token_type_id)
+        if return_attention_mask or (return_attention_mask is None and "attention_mask" in self.model_input_names):
+            columns["attention_mask"] = spread.rows(np.ones(int(bounds[-1]), dtype=np.int8), 0)
+        if return_special_tokens_mask:
+            columns["special_tokens_mask"] = spread.rows(native.packed_field("special_mask").view(np.int8), 1)
+        if return_offsets_mapping:
+            columns["offset_mapping"] = spread.pairs(native.packed_field("offsets"))
+        if return_length:
+            columns["length"] = [int(n) for n in spread.widths]
+        if return_overflowing_tokens:
+            columns["overflow_to_sample_mapping"] = native.overflow_to_sample_mapping.tolist()
+        rows = RowEncodings(native, self.native, pairs is not None, width, left, self._pad_id())
+        if return_tensors is not None:
+            return BatchEncoding(columns, rows, tensor_type=return_tensors)
+        if batched or return_overflowing_tokens:
+            return BatchEncoding(columns, rows)
+        single = {name: value.tolist() if isinstance(value, Rows) else value for name, value in columns.items()}
+        return BatchEncoding({k: v if k == "length" else v[0] for k, v in single.items()}, rows)
+
+    def _strategies(
+        self, padding: Any, truncation: Any, max_length: int | None, multiple: int | None, verbose: bool = True
+    ) -> tuple[str, str, int | None]:
+        """Padding strategy, truncation strategy and maximum length in force."""
+        padding, truncation = getattr(padding, "value", padding), getattr(truncation, "value", truncation)
+        if max_length is not None and padding is False and truncation is None:
+            truncation = "longest_first"  # a maximum length alone means truncation
+        pad = {True: "longest", False: "do_not_pad", None: "do_not_pad"}.get(padding, padding)
+        cut = {True: "longest_first", False: "do_not_truncate", None: "do_not_truncate"}.get(truncation, truncation)
+        if pad not in ("longest", "max_length", "do_not_pad"):
+            raise ValueError(f"padding={padding!r} is not one of True, 'longest', 'max_length', False, 'do_not_pad'")
+        if cut not in ("longest_first", "only_first", "only_second", "do_not_truncate"):
+            raise ValueError(
+                f"truncation={truncation!r} is not one of True, 'longest_first', 'only_first', 'only_second', False, "
+                "'do_not_truncate'"
             )
-        single = isinstance(text, str)
-        texts = [text] if single else list(text)
-        pairs = (
-            None if text_pair is None else ([text_pair] if isinstance(text_pair, str) else list(text_pair))
-        )
-        if pairs is None and texts and isinstance(texts[0], (tuple, list)):
-            pairs = [str(item[1]) for item in texts]
-            texts = [str(item[0]) for item in texts]
-        limit = self._limit(truncation, padding, max_length)
-        options: dict[str, Any] = {"padding": True}
-        if limit is not None:
-            options["truncation"] = truncation
-            options["max_length"] = limit
-        if not add_special_tokens:
-            options["add_special_tokens"] = False
-        if not texts:
-            return BatchEncoding({name: [] for name in self.model_input_names})
-        native = self.native(texts, pairs, **options) if pairs is not None else self.native(texts, **options)
-        lengths = np.asarray(native.lengths, dtype=np.int64)
-        if (
-            limit is None
-            and verbose
-            and not self._warned
-            and len(lengths)
-            and lengths.max() > self.model_max_length
-        ):
+        if padding is True and max_length is not None and cut == "do_not_truncate" and verbose:
+            warnings.warn(
+                "max_length is ignored with padding=True and no truncation; padding='max_length' pads to it",
+                stacklevel=3,
+            )
+        if max_length is None and (pad == "max_length" or cut != "do_not_truncate"):
+            if self.model_max_length > _VERY_LARGE:
+                logger.warning("no maximum length is given and the model has none: nothing is cut or padded to it")
+                pad = "do_not_pad" if pad == "max_length" else pad
+                cut = "do_not_truncate"
+            else:
+                max_length = self.model_max_length
+        if pad != "do_not_pad" and self.pad_token is None:
+            raise ValueError("padding is asked for but the tokenizer has no padding token: set tokenizer.pad_token")
+        if multiple and cut != "do_not_truncate" and pad != "do_not_pad" and max_length and max_length % multiple:
+            raise ValueError(
+                f"truncation to max_length={max_length} and padding to a multiple of {multiple} contradict each "
+                "other: choose a max_length that is a multiple"
+            )
+        return pad, cut, max_length
+
+    def _warn_of_length(self, longest: int) -> None:
+        if longest > self.model_max_length and not self._warned:
             self._warned = True
             logger.warning(
                 "Token indices sequence length is longer than the specified maximum sequence length for this model "
                 "(%d > %d). Running this sequence through the model will result in indexing errors",
-                int(lengths.max()),
+                longest,
                 self.model_max_length,
             )
-        width = self._width(padding, lengths, max_length, pad_to_multiple_of)
-        columns: dict[str, Any] = {"input_ids": _pack(native.input_ids, lengths, width, self.pad_token_id)}
-        if self._types if return_token_type_ids is None else return_token_type_ids:
-            columns["token_type_ids"] = _pack(native.token_type_ids, lengths, width, 0)
-        if return_attention_mask is not False:
-            ones = np.ones((len(lengths), int(lengths.max())), dtype=np.int8)
-            columns["attention_mask"] = _pack(ones, lengths, width, 0)
-        if return_special_tokens_mask:
-            special = np.isin(native.input_ids, self.all_special_ids).astype(np.int8)
-            columns["special_tokens_mask"] = _pack(special, lengths, width, 1)
-        if return_offsets_mapping:
-            columns["offset_mapping"] = _offsets(native, lengths, width)
-        if return_length:
-            columns["length"] = [int(width or n) for n in lengths]
-        encoding = BatchEncoding(columns, native)
-        if return_tensors is not None:
-            return encoding.convert_to_tensors(return_tensors)
-        if single:
-            return BatchEncoding({name: encoding[name][0] for name in encoding}, native)
-        return encoding
-
-    def _limit(self, truncation: Any, padding: Any, max_length: int | None) -> int | None:
-        if truncation in (None, False, "do_not_truncate"):
-            return None
-        limit = max_length if max_length is not None else self.model_max_length
-        if limit > _VERY_LARGE // 2:
-            logger.warning(
-                "truncation is asked for but the model has no maximum length: nothing is truncated"
-            )
-            return None
-        return int(limit)
-
-    def _width(self, padding: Any, lengths: Any, max_length: int | None, multiple: int | None) -> int | None:
-        """Return the padded row length, or None for no padding."""
-        if padding in (False, None, "do_not_pad"):
-            return None
-        if padding == "max_length":
-            width = max_length if max_length is not None else self.model_max_length
-            if width > _VERY_LARGE // 2:
-                raise ValueError(
-                    'padding="max_length" needs max_length= for a model without a maximum length'
-                )
-        elif padding in (True, "longest"):
-            width = int(lengths.max())
-        else:
-            raise ValueError(f"padding={padding!r} is not one of True, 'longest', 'max_length', False")
-        if multiple:
-            width = -(-int(width) // multiple) * multiple
-        return int(width)
 
     def pad(
         self,
@@ -249,44 +184,70 @@ class PreTrainedTokenizerFast:
         padding: Any = True,
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
         return_attention_mask: bool | None = None,
         return_tensors: Any = None,
+        verbose: bool = True,
         **_: Any,
     ) -> BatchEncoding:
-        """Pad rows (a list of dicts, or a dict of lists) to one length; other columns are stacked."""
-        if isinstance(encoded_inputs, Mapping):
-            names = list(encoded_inputs)
-            count = len(encoded_inputs["input_ids"])
-            rows = [{name: encoded_inputs[name][i] for name in names} for i in range(count)]
-        else:
-            rows = [dict(row) for row in encoded_inputs]
-        if not rows or "input_ids" not in rows[0]:
-            raise ValueError(f"pad() needs rows with input_ids, found {list(rows[0]) if rows else 'no rows'}")
-        lengths = np.array([len(row["input_ids"]) for row in rows], dtype=np.int64)
-        width = self._width(padding, lengths, max_length, pad_to_multiple_of)
-        fill = {
-            "input_ids": self.pad_token_id,
-            "token_type_ids": 0,
-            "attention_mask": 0,
-            "special_tokens_mask": 1,
-        }
-        batch: dict[str, Any] = {}
-        for name in rows[0]:
-            values = [row[name] for row in rows]
-            if name in fill:
-                batch[name] = [_extend(value, width, fill[name]) for value in values]
-            else:
-                batch[name] = [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
-        if "attention_mask" not in batch and return_attention_mask is not False:
-            batch["attention_mask"] = [_extend([1] * int(n), width, 0) for n in lengths]
-        encoding = BatchEncoding(batch)
-        return encoding.convert_to_tensors(return_tensors) if return_tensors is not None else encoding
+        """Pad rows (a list of dicts, a dict of lists, or one row as a dict) to one length.
 
-    def encode(self, text: str, text_pair: str | None = None, **options: Any) -> Any:
+        Columns other than the model's and ``special_tokens_mask`` are collected as they are.  Columns of arrays
+        come back as arrays of the same kind.
+
+        Raises
+        ------
+        ValueError
+            There is no ``input_ids``; columns differ in their number of rows.
+        """
+        rows = encoded_inputs
+        if isinstance(rows, Sequence) and not isinstance(rows, (str, bytes)) and rows:
+            if not isinstance(rows[0], Mapping):
+                raise ValueError(f"pad() takes dicts, found a list of {type(rows[0]).__name__}")
+            rows = {name: [row[name] for row in rows] for name in rows[0]}
+        data = {name: rows[name] for name in rows} if isinstance(rows, Mapping) else {}
+        if "input_ids" not in data:
+            raise ValueError(f"pad() needs rows with input_ids, found {list(data) or 'no rows'}")
+        ids = data["input_ids"]
+        if len(ids) == 0:
+            return BatchEncoding({**data, **({"attention_mask": []} if return_attention_mask else {})})
+        first = ids if hasattr(ids, "tolist") else ids[0]
+        if return_tensors is None and hasattr(first, "tolist") and getattr(first, "ndim", 0) > 0:
+            kind = type(first).__module__.partition(".")[0]
+            return_tensors = "pt" if kind == "torch" else "np" if kind == "numpy" else "smhf"
+        pad, _cut, max_length = self._strategies(padding, None, max_length, None, verbose)
+        data = {name: _plain(value) for name, value in data.items()}
+        single = not isinstance(data["input_ids"][0], list)
+        if single:
+            data = {name: [value] for name, value in data.items()}
+        count = len(data["input_ids"])
+        for name, values in data.items():
+            if len(values) != count:
+                raise ValueError(f"pad(): {name!r} has {len(values)} rows, input_ids {count}")
+        if "attention_mask" not in data and (
+            return_attention_mask or (return_attention_mask is None and "attention_mask" in self.model_input_names)
+        ):
+            data["attention_mask"] = [[1] * len(row) for row in data["input_ids"]]
+        width = _width(pad, max(len(row) for row in data["input_ids"]), max_length, pad_to_multiple_of)
+        left = _is_left(padding_side or self.padding_side)
+        fill = {"input_ids": self._pad_id(), "token_type_ids": self.pad_token_type_id, "special_tokens_mask": 1}
+        if return_attention_mask is not False:
+            fill["attention_mask"] = 0
+        lengths = [len(row) for row in data["input_ids"]]
+        for name, value in fill.items():
+            if name in data and width is not None:
+                data[name] = [
+                    _extended(row, width - n, value, left) for row, n in zip(data[name], lengths, strict=True)
+                ]
+        if single:
+            data = {name: value[0] for name, value in data.items()}
+        return BatchEncoding(data, tensor_type=return_tensors)
+
+    def encode(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
         """Return the ids of one text."""
         return self(text, text_pair, **options)["input_ids"]
 
-    def encode_plus(self, text: str, text_pair: str | None = None, **options: Any) -> BatchEncoding:
+    def encode_plus(self, text: Any, text_pair: Any = None, **options: Any) -> BatchEncoding:
         """Encode one text (old name of the call)."""
         return self(text, text_pair, **options)
 
@@ -294,163 +255,76 @@ class PreTrainedTokenizerFast:
         """Encode a list of texts (old name of the call)."""
         return self(batch_text_or_text_pairs, **options)
 
-    def tokenize(self, text: str, **_: Any) -> list[str]:
-        """Return the tokens of a text without special tokens."""
-        ids = self(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return [str(token) for token in self.convert_ids_to_tokens(ids)]
+    def tokenize(
+        self, text: Any, pair: Any = None, add_special_tokens: bool = False, **options: Any
+    ) -> list[str]:
+        """Return the tokens of a text, without special tokens unless asked for."""
+        options.setdefault("verbose", False)
+        return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
 
-    # -- vocabulary ---------------------------------------------------------------------------
+    # -- decoding -----------------------------------------------------------------------------
 
-    def decode(self, token_ids: Any, skip_special_tokens: bool = False, **_: Any) -> Any:
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **_: Any,
+    ) -> Any:
         """Return the text of ids (or a list of texts for a list of rows)."""
-        ids = np.asarray(token_ids).tolist()
-        if isinstance(ids, int):
-            ids = [ids]
-        if ids and isinstance(ids[0], list):
-            return self.batch_decode(ids, skip_special_tokens)
-        return self.native.decode(ids, skip_special_tokens=skip_special_tokens)
+        if isinstance(token_ids, Mapping):
+            token_ids = token_ids["input_ids"]
+        ids = _plain(token_ids)
+        if isinstance(ids, list) and ids and isinstance(ids[0], list):
+            return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in ids]
+        text = self.native.decode(ids, skip_special_tokens=skip_special_tokens)
+        clean = clean_up_tokenization_spaces
+        if self.clean_up_tokenization_spaces if clean is None else clean:
+            text = self.clean_up_tokenization(text)
+        return text
 
-    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **_: Any) -> list[str]:
+    def batch_decode(
+        self,
+        sequences: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **_: Any,
+    ) -> list[str]:
         """Return the texts of rows of ids."""
-        return [str(self.decode(row, skip_special_tokens)) for row in sequences]
+        if isinstance(sequences, Mapping):
+            sequences = sequences["input_ids"]
+        rows = _plain(sequences)
+        return [str(self.decode(row, skip_special_tokens, clean_up_tokenization_spaces)) for row in rows]
 
-    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """Return the token of an id, or the tokens of a list of ids."""
-        if isinstance(ids, (int, np.integer)):
-            return self.native.id_to_token(int(ids))
-        special = set(self.all_special_ids) if skip_special_tokens else set()
-        return [self.native.id_to_token(int(i)) for i in np.asarray(ids).tolist() if int(i) not in special]
+    @staticmethod
+    def clean_up_tokenization(text: str) -> str:
+        """Close up punctuation and English contractions."""
+        for spaced in (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"):
+            text = text.replace(spaced, spaced.strip(" "))
+        return text
 
-    def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        """Return the id of a token, or the ids of a list; unknown tokens give the unknown id."""
-        if isinstance(tokens, str):
-            found = self.native.token_to_id(tokens)
-            return self.unk_token_id if found is None else found
-        return [self.convert_tokens_to_ids(token) for token in tokens]
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """Join tokens into a text; those that continue a word are glued on."""
+        glued: list[str] = []
+        for i, token in enumerate(tokens):
+            piece = token[2:] if i and token.startswith("##") else token if i == 0 else f" {token}"
+            glued.append(self._tidy(piece) if self._decoder_cleans else piece)
+        return "".join(glued)
 
-    def get_vocab(self) -> dict[str, int]:
-        """Return token to id."""
-        return dict(self.native.get_vocab())
-
-    @property
-    def vocab(self) -> dict[str, int]:
-        """Return token to id."""
-        return self.get_vocab()
-
-    @property
-    def vocab_size(self) -> int:
-        """Return the number of tokens."""
-        return int(self.native.vocab_size)
-
-    def __len__(self) -> int:
-        return self.vocab_size
-
-    def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """Return how many special tokens one row (or pair) gets."""
-        return 3 if pair else 2
-
-    def _special(self, role: str, default: str) -> str:
-        value = self.init_kwargs.get(f"{role}_token", default)
-        return str(value["content"]) if isinstance(value, dict) else str(value)
-
-    @property
-    def pad_token(self) -> str:
-        """Return the padding token."""
-        return self._special("pad", "[PAD]")
-
-    @property
-    def cls_token(self) -> str:
-        """Return the token in front of a row."""
-        return self._special("cls", "[CLS]")
-
-    @property
-    def sep_token(self) -> str:
-        """Return the token after a text."""
-        return self._special("sep", "[SEP]")
-
-    @property
-    def unk_token(self) -> str:
-        """Return the token of unknown words."""
-        return self._special("unk", "[UNK]")
-
-    @property
-    def mask_token(self) -> str:
-        """Return the mask token."""
-        return self._special("mask", "[MASK]")
-
-    @property
-    def pad_token_id(self) -> int:
-        """Return the id of the padding token."""
-        return int(self.native.token_to_id(self.pad_token) or 0)
-
-    @property
-    def cls_token_id(self) -> Any:
-        """Return the id of the token in front of a row."""
-        return self.native.token_to_id(self.cls_token)
-
-    @property
-    def sep_token_id(self) -> Any:
-        """Return the id of the token after a text."""
-        return self.native.token_to_id(self.sep_token)
-
-    @property
-    def unk_token_id(self) -> Any:
-        """Return the id of unknown words."""
-        return self.native.token_to_id(self.unk_token)
-
-    @property
-    def mask_token_id(self) -> Any:
-        """Return the id of the mask token."""
-        return self.native.token_to_id(self.mask_token)
-
-    @property
-    def all_special_tokens(self) -> list[str]:
-        """Return the special tokens that the vocabulary holds."""
-        roles = (self.unk_token, self.sep_token, self.pad_token, self.cls_token, self.mask_token)
-        return [token for token in dict.fromkeys(roles) if self.native.token_to_id(token) is not None]
-
-    @property
-    def all_special_ids(self) -> list[int]:
-        """Return the ids of the special tokens."""
-        return [int(self.native.token_to_id(token)) for token in self.all_special_tokens]
-
-    # -- files --------------------------------------------------------------------------------
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> tuple[str, ...]:
-        """Write the tokenizer's files into a folder; return their paths."""
-        target = Path(save_directory)
-        target.mkdir(parents=True, exist_ok=True)
-        self.native.save_pretrained(str(target))
-        settings = dict(self.init_kwargs)
-        settings.setdefault("tokenizer_class", "BertTokenizer" if self._types else "DistilBertTokenizer")
-        if self.model_max_length < _VERY_LARGE // 2:
-            settings["model_max_length"] = self.model_max_length
-        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
-        (target / "tokenizer_config.json").write_text(text, encoding="utf-8")
-        if self.folder is not None:
-            for name in ("special_tokens_map.json", "added_tokens.json"):
-                source = self.folder / name
-                if source.is_file() and source.resolve() != (target / name).resolve():
-                    shutil.copyfile(source, target / name)
-        return tuple(str(target / name) for name in _FILES if (target / name).is_file())
+    @staticmethod
+    def _tidy(piece: str) -> str:
+        """What the decoder does to each token when it cleans up."""
+        for spaced in (" .", " ?", " !", " ,", " ' ", " n't", " 'm"):
+            piece = piece.replace(spaced, spaced.strip(" "))
+        piece = piece.replace(" do not", " don't")
+        for spaced in (" 's", " 've", " 're"):
+            piece = piece.replace(spaced, spaced.strip(" "))
+        return piece
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any) -> Any:
         """Load from a folder or hub name; see :class:`AutoTokenizer`."""
         return AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **options)
-
-    def __repr__(self) -> str:
-        return (
-            f"PreTrainedTokenizerFast(name_or_path={self.name_or_path!r}, vocab_size={self.vocab_size}, "
-            f"model_max_length={self.model_max_length})"
-        )
-
-
-_CALL_OPTIONS = (
-    "text", "text_pair", "add_special_tokens", "padding", "truncation", "max_length", "return_tensors",
-    "pad_to_multiple_of", "return_token_type_ids", "return_attention_mask", "return_special_tokens_mask",
-    "return_offsets_mapping", "return_length", "verbose",
-)  # fmt: skip
 
 
 class AutoTokenizer:
@@ -470,7 +344,16 @@ class AutoTokenizer:
 
         Parameters
         ----------
-        options : ``do_lower_case``, ``model_max_length``, ``strip_accents`` override the files.
+        options : ``do_lower_case``, ``strip_accents``, ``tokenize_chinese_chars``, ``model_max_length``, \
+``padding_side``, ``truncation_side``, ``clean_up_tokenization_spaces``, ``pad_token`` and other roles
+            Override the files.
+
+        Raises
+        ------
+        ParseError
+            A file breaks its format; the sentence names file and byte.
+        BackendError
+            The tokenizer is of another kind (BPE, Unigram, ...), which is named.
         """
         for name in ("use_auth_token", "use_fast", "trust_remote_code", "force_download", "config", "legacy"):
             options.pop(name, None)
@@ -484,63 +367,97 @@ class AutoTokenizer:
             local_files_only=local_files_only,
             token=token,
         )
-        settings: dict[str, Any] = {}
-        file = folder / "tokenizer_config.json"
-        if file.is_file():
-            settings = json.loads(file.read_text(encoding="utf-8"))
-        settings.update(options)
-        native_options = {k: options[k] for k in ("do_lower_case", "strip_accents") if k in options}
-        native = Tokenizer.from_pretrained(str(folder), **native_options)
+        native = Tokenizer.from_pretrained(str(folder), **native_options(options))
+        settings = read_settings(folder, options)
         return PreTrainedTokenizerFast(native, folder, os.fspath(pretrained_model_name_or_path), settings)
 
 
-def _max_length(folder: Path | None, settings: dict[str, Any]) -> int:
-    value = settings.get("model_max_length")
-    if isinstance(value, (int, float)) and value < _VERY_LARGE // 2:
-        return int(value)
-    config = folder / "config.json" if folder is not None else None
-    if config is not None and config.is_file():
-        positions = json.loads(config.read_text(encoding="utf-8")).get("max_position_embeddings")
-        if isinstance(positions, int):
-            return positions
-    return _VERY_LARGE
+class _Spread:
+    """How packed rows come to lie in padded ones; rows longer than the width keep their tokens."""
+
+    def __init__(self, bounds: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], width: int | None, left: bool):
+        self.bounds, self.width, self.left = bounds, width, left
+        self.widths = lengths if width is None else np.maximum(lengths, width)
+        self.ends = bounds
+        self.places: npt.NDArray[np.int64] | None = None
+        if width is not None:
+            self.ends = np.concatenate([[0], np.cumsum(self.widths)]).astype(np.int64)
+            starts = self.ends[:-1] + (self.widths - lengths if left else 0)
+            self.places = np.repeat(starts - bounds[:-1], lengths) + np.arange(bounds[-1])
+
+    def rows(self, flat: npt.NDArray[Any], fill: int) -> Rows:
+        """Return a packed column of padded rows, in int8 where that holds it."""
+        small = flat.size == 0 or (flat.min() >= -128 and flat.max() <= 127 and -128 <= fill <= 127)
+        dtype = np.int8 if small else np.int32
+        if self.places is None:
+            return Rows(flat.astype(dtype, copy=False), self.ends, "int64")
+        padded = np.full(int(self.ends[-1]), fill, dtype=dtype)
+        padded[self.places] = flat
+        return Rows(padded, self.ends, "int64")
+
+    def pairs(self, flat: npt.NDArray[Any]) -> list[list[tuple[int, int]]]:
+        """Return offsets as lists of tuples."""
+        values = list(map(tuple, flat.tolist()))
+        parts = [values[a:b] for a, b in pairwise(self.bounds.tolist())]
+        if self.width is None:
+            return parts
+        return [_extended(part, self.width - len(part), (0, 0), self.left) for part in parts]
 
 
-def _wants_token_types(folder: Path | None, settings: dict[str, Any]) -> bool:
-    """Decide as AutoTokenizer does: by the tokenizer's own settings first, then by the model's type."""
-    names = settings.get("model_input_names")
-    if isinstance(names, list):
-        return "token_type_ids" in names
-    kind = settings.get("tokenizer_class")
-    if kind is None and folder is not None and (folder / "config.json").is_file():
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    return "distilbert" not in str(kind or "bert").lower()
+def _batch_of(text: Any, pair: Any, words: bool) -> tuple[Any, Any, bool]:
+    """(texts, pairs or None, whether a batch was given) in the native tokenizer's terms."""
+    if text is None:
+        raise ValueError("tokenizer(...): expected a text or a list of texts, got None")
+    if not words:
+        if isinstance(text, str):
+            if pair is not None and not isinstance(pair, str):
+                raise TypeError(f"text_pair: expected a str beside a single text, got {type(pair).__name__}")
+            return [text], [pair] if pair else None, False
+        if isinstance(text, bytes) or not hasattr(text, "__iter__"):
+            raise TypeError(f"text: expected str or a list of str, got {type(text).__name__}")
+        if isinstance(pair, str):
+            raise TypeError("text_pair: expected as many texts as in text, got a single str")
+        if isinstance(text, (list, tuple)) and text and isinstance(text[0], (tuple, list)):
+            return (*_unzipped(text, pair), True)
+        return text, pair, True
+    if len(text) and not isinstance(text[0], (str, bytes)):
+        if pair is None and isinstance(text[0], (list, tuple)) and text[0] and not isinstance(text[0][0], str):
+            return (*_unzipped(text, pair), True)
+        return text, pair, True
+    return [text], [pair] if pair else None, False
 
+def _unzipped(rows: Any, pair: Any) -> tuple[list[Any], list[Any]]:
+    """First and second texts of a batch of pairs."""
+    if pair is not None:
+        raise ValueError("text holds pairs already: text_pair must be None")
+    for i, row in enumerate(rows):
+        if not isinstance(row, (tuple, list)) or len(row) != 2:
+            raise TypeError(f"text[{i}]: expected a pair of texts, as in text[0], got {row!r:.60}")
+    return [row[0] for row in rows], [row[1] for row in rows]
 
-def _pack(matrix: Any, lengths: Any, width: int | None, fill: int) -> Rows:
-    """Turn a (rows, longest) array into packed rows, padded to ``width`` or cut to their length."""
-    matrix = np.asarray(matrix)
-    mask = np.arange(matrix.shape[1]) < lengths[:, None]
-    values = np.where(mask, matrix, fill)
-    dtype = np.int8 if values.size == 0 or (values.min() >= -128 and values.max() <= 127) else np.int32
-    if width is None:
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return Rows(values[mask].astype(dtype), offsets, "int64")
-    width = max(width, int(lengths.max()))  # no truncation: a longer row keeps its tokens
-    padded = np.full((len(lengths), width), fill, dtype=dtype)
-    padded[:, : matrix.shape[1]] = values[:, :width]
-    return Rows(padded.reshape(-1), np.arange(len(lengths) + 1, dtype=np.int64) * width, "int64")
+def _width(pad: str, longest: int, max_length: int | None, multiple: int | None) -> int | None:
+    """Length that rows are padded to, None for no padding."""
+    if pad == "do_not_pad":
+        return None
+    width = max_length if pad == "max_length" and max_length is not None else longest
+    if multiple:
+        width = -(-width // multiple) * multiple
+    return width
 
+def _extended(row: list[Any], missing: int, value: Any, left: bool) -> list[Any]:
+    if missing <= 0:
+        return row
+    return [value] * missing + row if left else row + [value] * missing
 
-def _offsets(native: Any, lengths: Any, width: int | None) -> list[list[tuple[int, int]]]:
-    offsets = np.asarray(native.offsets)
-    result = []
-    for i, n in enumerate(lengths.tolist()):
-        row = [(int(a), int(b)) for a, b in offsets[i][:n]]
-        result.append(row + [(0, 0)] * (width - n) if width is not None and width > n else row)
-    return result
+def _plain(value: Any) -> Any:
+    """Python lists and numbers of arrays, tensors, packed rows, or lists of them."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value] if value and not isinstance(value[0], (int, str)) else list(value)
+    tolist = getattr(value, "tolist", None)
+    return tolist() if tolist is not None else value
 
+def _is_left(side: str) -> bool:
+    if side not in ("left", "right"):
+        raise ValueError(f"padding_side: expected 'left' or 'right', got {side!r}")
+    return side == "left"
 
-def _extend(value: Any, width: int | None, fill: int) -> list[int]:
-    row: list[int] = np.asarray(value).tolist()
-    return row if width is None or len(row) >= width else row + [fill] * (width - len(row))
