@@ -10,16 +10,26 @@ from typing import Any
 
 _EXPORTS = {
     "AutoConfig": "configuration",
-    "AutoModelForSequenceClassification": "modeling",
+    "AutoModel": "modeling_auto",
+    "AutoModelForQuestionAnswering": "modeling_auto",
+    "AutoModelForSequenceClassification": "modeling_auto",
+    "AutoModelForTokenClassification": "modeling_auto",
     "AutoTokenizer": "tokenization",
     "BatchEncoding": "tokenization",
     "BertConfig": "configuration",
+    "BertForQuestionAnswering": "modeling",
     "BertForSequenceClassification": "modeling",
+    "BertForTokenClassification": "modeling",
+    "BertModel": "modeling",
+    "DataCollatorForTokenClassification": "data_collator",
     "DataCollatorWithPadding": "data_collator",
     "DefaultDataCollator": "data_collator",
     "DefaultFlowCallback": "trainer_callback",
     "DistilBertConfig": "configuration",
+    "DistilBertForQuestionAnswering": "modeling",
     "DistilBertForSequenceClassification": "modeling",
+    "DistilBertForTokenClassification": "modeling",
+    "DistilBertModel": "modeling",
     "EarlyStoppingCallback": "trainer_callback",
     "EvalPrediction": "trainer_utils",
     "IntervalStrategy": "trainer_utils",
@@ -49,8 +59,9 @@ _ALIASES = {
 }
 _SAME = {alias: name for name, aliases in _ALIASES.items() for alias in aliases}
 _MODULES = {
-    "batches", "checkpoints", "configuration", "data", "data_collator", "engine", "modeling", "pipelines",
-    "tokenization", "trainer", "trainer_callback", "trainer_utils", "training_args", "utils",
+    "batches", "checkpoints", "configuration", "data", "data_collator", "engine", "losses", "modeling",
+    "modeling_auto", "modeling_outputs", "pipelines", "tokenization", "trainer", "trainer_callback",
+    "trainer_utils", "training_args", "utils",
 }  # fmt: skip
 
 __version__ = "4.57.0+smhf"  # scripts compare it; old spellings are accepted beside the new ones

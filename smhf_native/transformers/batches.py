@@ -15,15 +15,17 @@ import numpy.typing as npt
 from smhf_native.datasets.columns import Objects, Rows, Values
 from smhf_native.datasets.dataset import Dataset
 from smhf_native.transformers.data_collator import (
+    DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     DefaultDataCollator,
     default_data_collator,
 )
+from smhf_native.transformers.losses import IGNORE, LABEL_COLUMNS, SPAN_COLUMNS, Target
 
-__all__ = ["BatchLoader", "check_labels", "check_tokens", "epoch_order", "label_column"]
+__all__ = ["BatchLoader", "check_labels", "check_tokens", "epoch_order"]
 
 _MODEL_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
-_LABEL_COLUMNS = ("labels", "label", "label_ids")
+_OWN_COLLATORS = (DefaultDataCollator, DataCollatorWithPadding, DataCollatorForTokenClassification)
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -33,45 +35,19 @@ def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.asarray(torch_randperm(rows, seed + epoch), dtype=np.int64)
 
 
-def label_column(names: list[str], label_names: list[str] | None) -> str | None:
-    """Return the column that holds the labels, or None."""
-    for name in [*(label_names or []), *_LABEL_COLUMNS]:
-        if name in names:
-            return name
-    return None
-
-
-def _bad_label(row: int, value: Any, num_labels: int, what: str) -> ValueError:
-    if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_)):
-        wanted = f"the model has num_labels={num_labels}: 0 to {num_labels - 1}"
-    else:
-        wanted = f"expected an integer from 0 to {num_labels - 1}"
-    return ValueError(f"{what}: the label of row {row} is {value!r}; {wanted}")
-
-
-def check_labels(dataset: Any, num_labels: int, label_names: list[str] | None, what: str) -> None:
+def check_labels(dataset: Any, target: Target, label_names: list[str] | None, what: str) -> None:
     """Check every label of a dataset of the mirror before training; others are checked batch by batch.
 
     Raises
     ------
     ValueError
-        A label is not an integer in range; the sentence names row and value.
+        A label is not what the head is trained on; the sentence names row and value.
     """
-    if not isinstance(dataset, Dataset):
-        return
-    name = label_column(dataset._visible(), label_names)
-    if name is None:
-        return
-    column = dataset._columns[name]
-    if isinstance(column, Values) and column.array.dtype.kind in "iu":
-        bad = np.flatnonzero((column.array < 0) | (column.array >= num_labels))
-        if len(bad):
-            raise _bad_label(int(bad[0]), int(column.array[bad[0]]), num_labels, what)
-        return
-    for row, value in enumerate(column.tolist()):
-        good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < num_labels
-        if not good:
-            raise _bad_label(row, value, num_labels, what)
+    if isinstance(dataset, Dataset):
+        found = target.columns(dataset._visible(), label_names)
+        ids = dataset.packed_rows("input_ids")
+        columns = {key: dataset._columns[name] for key, name in found.items()}
+        target.check_dataset(columns, None if ids is None else ids.lengths, what)
 
 
 def check_tokens(dataset: Any, vocab_size: int | None, positions: int | None, what: str) -> None:
@@ -109,14 +85,14 @@ def check_tokens(dataset: Any, vocab_size: int | None, positions: int | None, wh
 
 
 class BatchLoader:
-    """Iterate over batches: dicts of int32 arrays ``input_ids``, ``attention_mask`` …, int64 ``labels``.
+    """Iterate over batches: dicts of int32 arrays ``input_ids``, ``attention_mask`` …, and ``labels``.
 
     Parameters
     ----------
     dataset : a Dataset of the mirror, or anything with ``len`` and integer indexing that gives dicts
     collator : turns rows into a batch; the mirror's own collators are done on packed rows directly
     order : row numbers in the order of use
-    num_labels : labels are checked against it
+    target : what the model is trained on; ``labels`` are as the engine takes them
     needs_labels : raise when the dataset has none
     remove_unused : drop columns that the model does not take before collating
     what : the dataset's role, for errors
@@ -131,7 +107,7 @@ class BatchLoader:
         *,
         drop_last: bool = False,
         label_names: list[str] | None = None,
-        num_labels: int = 0,
+        target: Target,
         needs_labels: bool = False,
         remove_unused: bool = True,
         what: str = "dataset",
@@ -142,7 +118,7 @@ class BatchLoader:
         self.order = np.arange(len(dataset), dtype=np.int64) if order is None else order
         self.drop_last = drop_last
         self.label_names = label_names
-        self.num_labels = num_labels
+        self.target = target
         self.needs_labels = needs_labels
         self.remove_unused = remove_unused
         self.what = what
@@ -167,32 +143,26 @@ class BatchLoader:
     def _plan(self) -> dict[str, str] | None:
         """Return model input -> dataset column when the rows can be taken packed, else None."""
         dataset = self.dataset
-        own = self.collator is default_data_collator or type(self.collator) in (
-            DefaultDataCollator,
-            DataCollatorWithPadding,
-        )
+        own = self.collator is default_data_collator or type(self.collator) in _OWN_COLLATORS
         if not isinstance(dataset, Dataset):
             return None
         names = dataset._visible()
-        label = label_column(names, self.label_names)
+        labels = self.target.columns(names, self.label_names)
         if self.remove_unused and "input_ids" not in names:
             raise ValueError(
                 f"{self.what}: no column input_ids among {names}; tokenize it first "
                 "(dataset.map(lambda batch: tokenizer(batch['text'], truncation=True), batched=True))"
             )
-        if self.needs_labels and label is None:
-            raise ValueError(
-                f"{self.what}: no label column among {names}; expected labels or label (or name it in label_names)"
-            )
+        if self.needs_labels and not labels:
+            raise ValueError(f"{self.what}: {self.target.wanted} among {names}")
         if not own:
             return None
         plan = {name: name for name in _MODEL_COLUMNS if name in names}
-        if label is not None:
-            plan["labels"] = label
-        for source, target in plan.items():
-            column = dataset._columns[target]
-            fits = isinstance(column, Rows) if source != "labels" else isinstance(column, (Values, Objects))
-            if not fits:
+        plan |= labels
+        for key, name in plan.items():
+            column = dataset._columns[name]
+            listed = key in _MODEL_COLUMNS or self.target.per_token
+            if not isinstance(column, Rows if listed else (Rows, Values, Objects)):
                 return None
         return plan
 
@@ -202,21 +172,23 @@ class BatchLoader:
         ids = columns["input_ids"]
         lengths = ids.lengths
         uniform = bool((lengths == lengths[0]).all())
-        if not uniform and not isinstance(self.collator, DataCollatorWithPadding):
+        pads: tuple[type, ...] = (DataCollatorForTokenClassification,)
+        pads += () if self.target.per_token and "labels" in columns else (DataCollatorWithPadding,)
+        if not uniform and not isinstance(self.collator, pads):
             raise ValueError(
                 f"{self.what}: the rows of a batch differ in length ({lengths.min()} to {lengths.max()} tokens): "
-                "pass tokenizer= (or data_collator=DataCollatorWithPadding(tokenizer)), or pad when tokenizing"
+                f"pass data_collator={pads[-1].__name__}(tokenizer), or pad when tokenizing"
             )
         mask = columns.get("attention_mask")
         width = _used_width(mask, lengths) if mask is not None else int(lengths.max())
         batch: dict[str, npt.NDArray[Any]] = {}
         for name, column in columns.items():
-            if name == "labels":
-                batch[name] = (
-                    column.array if isinstance(column, Values) else np.array(column.tolist(), dtype=object)
-                )
+            if name in _MODEL_COLUMNS:
+                batch[name] = _square(column, width, 0)
+            elif self.target.per_token:
+                batch[name] = _square(column, width, IGNORE).astype(np.int64)
             else:
-                batch[name] = _square(column, width)
+                batch[name] = _as_array(column)
         if mask is None and not uniform:
             batch["attention_mask"] = (np.arange(width) < lengths[:, None]).astype(np.int32)
         return batch
@@ -226,23 +198,23 @@ class BatchLoader:
     def _collate_rows(self, index: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
         rows = [self.dataset[int(i)] for i in index]
         if self.remove_unused and isinstance(self.dataset, Dataset):
-            keep = {*_MODEL_COLUMNS, *_LABEL_COLUMNS, *(self.label_names or [])}
+            keep = {*_MODEL_COLUMNS, *LABEL_COLUMNS, *SPAN_COLUMNS, *(self.label_names or [])}
             rows = [{name: value for name, value in row.items() if name in keep} for row in rows]
         collated = self.collator(rows)
-        label = label_column(list(collated), self.label_names)
+        labels = self.target.columns(list(collated), self.label_names)
         if "input_ids" not in collated:
             raise ValueError(f"{self.what}: the collator returned {list(collated)} without input_ids")
-        if self.needs_labels and label is None:
+        if self.needs_labels and not labels:
             raise ValueError(f"{self.what}: the collator returned {list(collated)} without labels")
         batch = {name: np.asarray(collated[name]) for name in _MODEL_COLUMNS if name in collated}
-        if label is not None:
-            batch["labels"] = np.asarray(collated[label])
+        batch |= {key: np.asarray(collated[name]) for key, name in labels.items()}
         mask = batch.get("attention_mask")
         if mask is not None and mask.ndim == 2:
             used = np.flatnonzero(mask.any(axis=0))
             width = int(used[-1]) + 1 if len(used) else 1
-            for name in _MODEL_COLUMNS:
-                if name in batch:
+            cut = (*_MODEL_COLUMNS, "labels") if self.target.per_token else _MODEL_COLUMNS
+            for name in cut:
+                if name in batch and batch[name].ndim == 2:
                     batch[name] = batch[name][:, :width]
         return batch
 
@@ -252,14 +224,11 @@ class BatchLoader:
         for name in _MODEL_COLUMNS:
             if name in batch:
                 batch[name] = np.ascontiguousarray(batch[name], dtype=np.int32)
-        labels = batch.get("labels")
-        if labels is not None and self.num_labels:
-            labels = np.asarray(labels).reshape(-1)
-            whole = labels.dtype.kind in "iu"
-            for row, value in zip(index, labels.tolist(), strict=False):
-                if not whole or not 0 <= value < self.num_labels:
-                    raise _bad_label(int(row), value, self.num_labels, self.what)
-            batch["labels"] = labels.astype(np.int64)
+        labels = self.target.labels(batch, index, self.what)
+        for name in ("labels", *SPAN_COLUMNS):
+            batch.pop(name, None)
+        if labels is not None:
+            batch["labels"] = labels
         return batch
 
 
@@ -273,12 +242,20 @@ def _used_width(mask: Rows, lengths: npt.NDArray[np.int64]) -> int:
     return width
 
 
-def _square(column: Rows, width: int) -> npt.NDArray[Any]:
-    """Return (rows, width): rows cut at ``width`` or filled with zeros (the pad id and mask of BERT)."""
+def _as_array(column: Any) -> npt.NDArray[Any]:
+    """Return one label, or one row of labels, for each row."""
+    if isinstance(column, Values):
+        return column.array
+    whole = column.matrix() if isinstance(column, Rows) else None
+    return np.array(column.tolist(), dtype=object) if whole is None else whole
+
+
+def _square(column: Rows, width: int, fill: int) -> npt.NDArray[Any]:
+    """Return (rows, width): rows cut at ``width`` or filled (zero is the pad id and mask of BERT)."""
     whole = column.matrix()
     if whole is not None and whole.shape[1] >= width:
         return whole[:, :width]
-    result = np.zeros((len(column), width), dtype=np.int32)
+    result = np.full((len(column), width), fill, dtype=np.int32)
     for i in range(len(column)):
         row = column.row(i)[:width]
         result[i, : len(row)] = row

@@ -8,7 +8,12 @@ import numpy as np
 
 from smhf_native.datasets.tensors import as_tensor
 
-__all__ = ["DataCollatorWithPadding", "DefaultDataCollator", "default_data_collator"]
+__all__ = [
+    "DataCollatorForTokenClassification",
+    "DataCollatorWithPadding",
+    "DefaultDataCollator",
+    "default_data_collator",
+]
 
 
 def _labels_of(first: Any) -> str | None:
@@ -100,4 +105,56 @@ class DataCollatorWithPadding:
         for name in ("label", "label_ids"):
             if name in batch:
                 batch["labels"] = batch.pop(name)
+        return batch
+
+
+class DataCollatorForTokenClassification:
+    """Pad the rows of a batch and the labels of their tokens.
+
+    Parameters
+    ----------
+    tokenizer : a tokenizer of the mirror
+    padding, max_length, pad_to_multiple_of : as in ``tokenizer.pad``
+    label_pad_token_id : what stands behind a row's labels; -100 counts for nothing in the loss
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        label_pad_token_id: int = -100,
+        return_tensors: str = "pt",
+    ):
+        self.tokenizer = tokenizer
+        self.padding = padding
+        self.max_length = max_length
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.label_pad_token_id = label_pad_token_id
+        self.return_tensors = return_tensors
+
+    def __call__(self, features: list[Any], return_tensors: str | None = None) -> dict[str, Any]:
+        """Pad and stack the rows and their labels."""
+        name = "label" if "label" in features[0] else "labels"
+        rows = [{key: value for key, value in row.items() if key != name} for row in features]
+        batch = dict(
+            self.tokenizer.pad(
+                rows,
+                padding=self.padding,
+                max_length=self.max_length,
+                pad_to_multiple_of=self.pad_to_multiple_of,
+                return_tensors=return_tensors or self.return_tensors,
+            )
+        )
+        if name in features[0]:
+            width = np.shape(batch["input_ids"])[1]
+            labels = np.full((len(features), width), self.label_pad_token_id, dtype=np.int64)
+            for i, row in enumerate(features):
+                values = np.asarray(row[name])
+                if getattr(self.tokenizer, "padding_side", "right") == "right":
+                    labels[i, : len(values)] = values
+                else:
+                    labels[i, width - len(values) :] = values
+            batch[name] = as_tensor(labels)
         return batch

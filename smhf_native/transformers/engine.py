@@ -17,7 +17,15 @@ import numpy.typing as npt
 from smhf_native.errors import BackendError, ParseError
 from smhf_native.transformers.utils import logging
 
-__all__ = ["StepEngine", "load_model", "logits_of", "model_folder", "reload_model"]
+__all__ = [
+    "StepEngine",
+    "add_tensors",
+    "load_model",
+    "model_folder",
+    "read_tensors",
+    "reload_model",
+    "results_of",
+]
 
 logger = logging.get_logger(__name__)
 
@@ -69,24 +77,73 @@ def model_folder(folder: Path, config: dict[str, Any] | None) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load_model(folder: Path, config: dict[str, Any] | None, num_labels: int, seed: int) -> Any:
+def load_model(
+    folder: Path, config: dict[str, Any] | None, num_labels: int, seed: int, task: str | None = None
+) -> Any:
     """Load a floor-3 model; ``config`` replaces the folder's ``config.json`` when given."""
     from smhf_native.model import Model
 
     with model_folder(folder, config) as source:
         try:
-            return Model.from_pretrained(str(source), num_labels=num_labels, seed=seed)
+            return Model.from_pretrained(str(source), num_labels=num_labels, seed=seed, task=task)
         except (ValueError, OSError) as error:
             if error.args and isinstance(error.args[0], str):  # name the user's folder, not the temporary one
                 error.args = (error.args[0].replace(str(source), str(folder)), *error.args[1:])
             raise
 
 
-def reload_model(folder: str | os.PathLike[str]) -> Any:
+def reload_model(folder: str | os.PathLike[str], task: str | None = None) -> Any:
     """Load a floor-3 model that was saved by :meth:`save_pretrained`, as it is."""
     from smhf_native.model import Model
 
-    return Model.from_pretrained(str(folder))
+    return Model.from_pretrained(str(folder), task=task)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, tuple[str, npt.NDArray[Any]]]]:
+    """Return the metadata and the tensors of a small file, or of one that we wrote: (dtype, bytes)."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    metadata = header.pop("__metadata__", {})
+    tensors: dict[str, tuple[str, npt.NDArray[Any]]] = {}
+    for name, entry in header.items():
+        begin, end = (8 + length + at for at in entry["data_offsets"])
+        dtype = _DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise ParseError(f"{path}: {name} is of type {entry['dtype']}; expected one of {sorted(_DTYPES)}")
+        array = np.frombuffer(data[begin:end], dtype=dtype).reshape(entry["shape"])
+        tensors[name] = (entry["dtype"], array)
+    return metadata, tensors
+
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I64": np.dtype("<i8"),
+    "BF16": np.dtype("<u2"),
+}
+
+
+def read_tensors(folder: Path, names: list[str]) -> dict[str, npt.NDArray[np.float32]]:
+    """Return tensors of a checkpoint that the engine has no use for, as float32."""
+    with model_folder(folder, None) as source:
+        _, tensors = _read_safetensors(source / "model.safetensors")
+    result = {}
+    for name in names:
+        dtype, array = tensors[name]
+        if dtype == "BF16":
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        result[name] = np.array(array, dtype=np.float32)
+    return result
+
+
+def add_tensors(path: Path, extra: dict[str, npt.NDArray[np.float32]]) -> None:
+    """Write further float32 tensors into a safetensors file; it is replaced whole or not at all."""
+    from smhf_native.convert import write_safetensors
+
+    metadata, tensors = _read_safetensors(path)
+    tensors.update({name: ("F32", np.ascontiguousarray(array)) for name, array in extra.items()})
+    write_safetensors(path, tensors, metadata)
 
 
 class StepEngine:
@@ -116,6 +173,8 @@ class StepEngine:
             except BackendError as error:
                 logger.warning("bf16=True: training runs in %s (%s)", model.precision, error)
 
+        # transformers smooths where a batch has ``labels``; answers have positions instead.
+        smoothing = args.label_smoothing_factor if model.task != "question-answering" else 0.0
         self._native = Trainer(
             model,
             learning_rate=rate,
@@ -127,7 +186,7 @@ class StepEngine:
             total_steps=total,
             schedule=args.lr_scheduler_type.value,
             gradient_accumulation_steps=args.gradient_accumulation_steps,
-            label_smoothing=args.label_smoothing_factor,
+            label_smoothing=smoothing,
             seed=args.seed,
             dropout=True,
         )
@@ -163,11 +222,10 @@ class StepEngine:
         return (folder / _STATE).is_file()
 
 
-def logits_of(model: Any, batch: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-    """Return float32 (rows, num_labels) of one batch without dropout."""
-    result = model(
+def results_of(model: Any, batch: dict[str, npt.NDArray[Any]]) -> Any:
+    """Return what the head gives for one batch without dropout: a float32 array, or (start, end)."""
+    return model(
         input_ids=batch["input_ids"],
         attention_mask=batch.get("attention_mask"),
         token_type_ids=batch.get("token_type_ids"),
     )
-    return np.asarray(result, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""``AutoModelForSequenceClassification``: the mirror's face of :class:`smhf_native.Model`."""
+"""Models of the mirror: one class for each family and head, the faces of :class:`smhf_native.Model`."""
 
 from __future__ import annotations
 
@@ -14,49 +14,74 @@ from smhf_native.datasets.tensors import Tensor, as_tensor
 from smhf_native.hub import MODEL_FILES, resolve
 from smhf_native.transformers import engine
 from smhf_native.transformers.configuration import AutoConfig, PretrainedConfig
+from smhf_native.transformers.losses import PROBLEMS, Target
+from smhf_native.transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPoolingAndCrossAttentions,
+    ModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from smhf_native.transformers.trainer_utils import current_seed
 from smhf_native.transformers.utils import logging
 
 __all__ = [
-    "AutoModelForSequenceClassification",
+    "BertForQuestionAnswering",
     "BertForSequenceClassification",
+    "BertForTokenClassification",
+    "BertModel",
+    "DistilBertForQuestionAnswering",
     "DistilBertForSequenceClassification",
+    "DistilBertForTokenClassification",
+    "DistilBertModel",
     "PreTrainedModel",
-    "SequenceClassifierOutput",
 ]
 
 logger = logging.get_logger(__name__)
 
-
-class SequenceClassifierOutput(dict[str, Any]):
-    """``loss`` (when labels were given) and ``logits``; by key, attribute or position."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("loss", "logits"):
-            return self.get(name)
-        raise AttributeError(name)
-
-    def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, (int, slice)):
-            return tuple(self.values())[key]
-        return super().__getitem__(key)
+# Arguments of from_pretrained that change nothing here.
+_IGNORED = (
+    "use_auth_token", "trust_remote_code", "force_download", "torch_dtype", "dtype", "device_map",
+    "low_cpu_mem_usage", "ignore_mismatched_sizes", "attn_implementation", "use_safetensors", "return_dict",
+    "output_attentions", "output_hidden_states", "resume_download",
+)  # fmt: skip
 
 
 class PreTrainedModel:
-    """A sequence classifier on smhf_native's engine with the methods that training scripts call."""
+    """A model on smhf_native's engine with the methods that training scripts call.
+
+    Attributes
+    ----------
+    native : the :class:`smhf_native.Model` that computes
+    """
 
     main_input_name = "input_ids"
     base_model_prefix = ""
+    model_type = ""
+    task = ""
     config: PretrainedConfig
 
     def __init__(self, config: PretrainedConfig, native: Any = None):
+        self._check(config)
         self.config = config
         if native is None:
             from smhf_native.model import Model
 
-            native = Model.from_config(_plain(config), seed=current_seed())
+            native = Model.from_config(_plain(config), seed=current_seed(), task=self.task)
         self.native = native
         self.training = False
+
+    @classmethod
+    def _check(cls, config: PretrainedConfig) -> None:
+        kind = str(getattr(config, "model_type", ""))
+        if kind != cls.model_type:
+            raise ValueError(
+                f"{cls.__name__} is a model of type {cls.model_type!r}, the configuration says {kind!r}"
+            )
+        problem = getattr(config, "problem_type", None)
+        if problem is not None and problem not in PROBLEMS:
+            raise ValueError(f"problem_type={problem!r} is not one of {', '.join(PROBLEMS)}")
 
     # -- what scripts call on a torch module ----------------------------------------------------
 
@@ -66,22 +91,47 @@ class PreTrainedModel:
         attention_mask: Any = None,
         labels: Any = None,
         token_type_ids: Any = None,
+        *,
+        start_positions: Any = None,
+        end_positions: Any = None,
+        return_dict: bool | None = None,
         **_: Any,
-    ) -> SequenceClassifierOutput:
-        """Return logits (float32, rows x num_labels) and, with ``labels``, the mean cross-entropy."""
+    ) -> Any:
+        """Return the head's output object: what was computed, and the loss where labels were given.
+
+        Parameters
+        ----------
+        input_ids, attention_mask, token_type_ids : array_like of int, (rows, columns); or one mapping with them
+        labels : by head: class numbers (rows,) or (rows, columns), or numbers (rows, num_labels)
+        start_positions, end_positions : (rows,), where answers begin and end
+        return_dict : False gives a tuple
+
+        Returns
+        -------
+        ModelOutput of float32 arrays; behind a row's tokens hidden states and logits are zero, and the logits
+        of answers the smallest float.
+        """
         if isinstance(input_ids, Mapping):
             return self(**{str(key): value for key, value in input_ids.items()})
-        batch = {"input_ids": np.asarray(input_ids, dtype=np.int32)}
+        batch: dict[str, Any] = {"input_ids": np.asarray(input_ids, dtype=np.int32)}
         if attention_mask is not None:
             batch["attention_mask"] = np.asarray(attention_mask, dtype=np.int32)
         if token_type_ids is not None:
             batch["token_type_ids"] = np.asarray(token_type_ids, dtype=np.int32)
-        logits = engine.logits_of(self.native, batch)
-        result: dict[str, Any] = {}
-        if labels is not None:
-            result["loss"] = as_tensor(np.float32(cross_entropy(logits, np.asarray(labels)).mean()))
-        result["logits"] = as_tensor(logits)
-        return SequenceClassifierOutput(result)
+        results = engine.results_of(self.native, batch)
+        given = {"labels": labels, "start_positions": start_positions, "end_positions": end_positions}
+        batch.update({name: value for name, value in given.items() if value is not None})
+        output = self._output(results, self._loss(results, batch))
+        return output if return_dict is not False else output.to_tuple()
+
+    def _loss(self, results: Any, batch: Mapping[str, Any]) -> Any:
+        target = Target.of(self)
+        labels = target.labels(batch, range(len(batch["input_ids"])), type(self).__name__)
+        return None if labels is None else as_tensor(np.float32(target.loss(results, labels)))
+
+    def _output(self, results: Any, loss: Any) -> ModelOutput:
+        """Name what the engine returned."""
+        raise NotImplementedError
 
     def train(self, mode: bool = True) -> PreTrainedModel:
         """Mark the model as training; dropout is the Trainer's business."""
@@ -136,7 +186,7 @@ class PreTrainedModel:
 
     def __getattr__(self, name: str) -> Any:
         """Refuse modules by name: the network is one piece of C, not a tree of modules."""
-        if name in ("distilbert", "bert", "classifier", "pre_classifier", "base_model"):
+        if name in ("distilbert", "bert", "classifier", "pre_classifier", "base_model", "qa_outputs"):
             raise AttributeError(
                 f"model.{name}: the modules of the network cannot be reached one by one (to freeze some: "
                 "not supported yet, every weight is trained); weights are in state_dict()"
@@ -154,6 +204,8 @@ class PreTrainedModel:
     def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:
         """Do nothing: activations of a batch fit."""
 
+    # -- files ----------------------------------------------------------------------------------
+
     def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> None:
         """Write ``config.json`` and ``model.safetensors`` under Hugging Face's names."""
         target = Path(save_directory)
@@ -162,14 +214,30 @@ class PreTrainedModel:
         self.config.update({"architectures": [type(self).__name__]})
         self.config.save_pretrained(target)
 
+    def reload(self, folder: Path) -> None:
+        """Replace the weights by those of a folder that :meth:`save_pretrained` wrote."""
+        expected = self.config.num_labels
+        with engine.model_folder(folder, None) as source:
+            native = engine.reload_model(source, self.task)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        count = len(config.get("id2label") or {}) or 2
+        if count != expected:
+            raise ValueError(f"{folder} has {count} labels, the model has {expected}")
+        if native.precision != self.native.precision:
+            native.set_precision(self.native.precision)
+        self.native = native
+
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *_: Any, **options: Any
     ) -> Any:
-        """Load from a folder or hub name; see :class:`AutoModelForSequenceClassification`."""
-        return AutoModelForSequenceClassification.from_pretrained(
-            pretrained_model_name_or_path, *args, **kwargs
-        )
+        """Load from a folder or hub name; see :func:`load_pretrained` for the options."""
+        return load_pretrained({cls.model_type: cls}, pretrained_model_name_or_path, **options)
+
+    @classmethod
+    def from_config(cls, config: PretrainedConfig, **_: Any) -> Any:
+        """Return a model with fresh weights (normal, 0.02; seed of :func:`set_seed`)."""
+        return cls(config)
 
 
 _NO_FREEZING = "freezing weights (requires_grad=False) is not supported yet: every weight is trained"
@@ -194,28 +262,135 @@ class Parameter(Tensor):
         return self
 
 
-class DistilBertForSequenceClassification(PreTrainedModel):
+# -- heads --------------------------------------------------------------------------------------
+
+
+class _Encoder(PreTrainedModel):
+    """No head: the last hidden states."""
+
+    task = "embedding"
+
+    def _loss(self, results: Any, batch: Mapping[str, Any]) -> Any:
+        return None
+
+    def _output(self, results: Any, loss: Any) -> ModelOutput:
+        return BaseModelOutput(last_hidden_state=as_tensor(results))
+
+
+class _SequenceClassifier(PreTrainedModel):
+    """One label, several labels at once, or numbers, for each row."""
+
+    task = "sequence-classification"
+
+    def _output(self, results: Any, loss: Any) -> ModelOutput:
+        return SequenceClassifierOutput(loss=loss, logits=as_tensor(results))
+
+
+class _TokenClassifier(PreTrainedModel):
+    """One label for each token."""
+
+    task = "token-classification"
+
+    def _output(self, results: Any, loss: Any) -> ModelOutput:
+        return TokenClassifierOutput(loss=loss, logits=as_tensor(results))
+
+
+class _QuestionAnswerer(PreTrainedModel):
+    """Where the answer begins and ends."""
+
+    task = "question-answering"
+
+    def _output(self, results: Any, loss: Any) -> ModelOutput:
+        start, end = map(as_tensor, results)
+        return QuestionAnsweringModelOutput(loss=loss, start_logits=start, end_logits=end)
+
+
+class DistilBertModel(_Encoder):
+    """DistilBERT without a head."""
+
+    model_type = base_model_prefix = "distilbert"
+
+
+class DistilBertForSequenceClassification(_SequenceClassifier):
     """DistilBERT with a classification head."""
 
-    base_model_prefix = "distilbert"
+    model_type = base_model_prefix = "distilbert"
 
 
-class BertForSequenceClassification(PreTrainedModel):
+class DistilBertForTokenClassification(_TokenClassifier):
+    """DistilBERT that labels tokens."""
+
+    model_type = base_model_prefix = "distilbert"
+
+
+class DistilBertForQuestionAnswering(_QuestionAnswerer):
+    """DistilBERT that finds answers."""
+
+    model_type = base_model_prefix = "distilbert"
+
+
+class BertModel(_Encoder):
+    """BERT without a head; with the pooler of its checkpoint, where that has one.
+
+    The engine's encoder has no pooler (nothing is trained through it here), so it is kept beside it.
+    """
+
+    model_type = base_model_prefix = "bert"
+    _pooler: tuple[Any, Any] | None = None  # weight (hidden, hidden) and bias (hidden)
+
+    def _output(self, results: Any, loss: Any) -> ModelOutput:
+        pooled = None
+        if self._pooler is not None:
+            weight, bias = self._pooler
+            pooled = as_tensor(np.tanh(results[:, 0] @ weight.T + bias))
+        return BaseModelOutputWithPoolingAndCrossAttentions(
+            last_hidden_state=as_tensor(results), pooler_output=pooled
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weight name to array (copies)."""
+        own = dict(zip(_POOLER, self._pooler, strict=True)) if self._pooler is not None else {}
+        return {**super().state_dict(), **{name: as_tensor(array.copy()) for name, array in own.items()}}
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+        """Write ``config.json`` and ``model.safetensors``, the pooler included."""
+        super().save_pretrained(save_directory, **options)
+        if self._pooler is not None:
+            extra = dict(zip(_POOLER, self._pooler, strict=True))
+            engine.add_tensors(Path(save_directory) / "model.safetensors", extra)
+
+    def _take_extra(self, folder: Path, unused: list[str]) -> list[str]:
+        """Keep the pooler of a checkpoint; return what is still unused."""
+        found = [name for end in _POOLER for name in unused if name.removeprefix("bert.") == end]
+        if len(found) == len(_POOLER):
+            tensors = engine.read_tensors(folder, found)
+            self._pooler = (tensors[found[0]], tensors[found[1]])
+            unused = [name for name in unused if name not in found]
+        return unused
+
+
+_POOLER = ("pooler.dense.weight", "pooler.dense.bias")
+
+
+class BertForSequenceClassification(_SequenceClassifier):
     """BERT with a classification head."""
 
-    base_model_prefix = "bert"
+    model_type = base_model_prefix = "bert"
 
 
-_CLASSES = {"distilbert": DistilBertForSequenceClassification, "bert": BertForSequenceClassification}
+class BertForTokenClassification(_TokenClassifier):
+    """BERT that labels tokens."""
+
+    model_type = base_model_prefix = "bert"
 
 
-def cross_entropy(logits: Any, labels: Any, smoothing: float = 0.0) -> Any:
-    """Return the loss of each row in float64: log(sum(exp(z))) - z[label], smoothed over all labels."""
-    z = logits.astype(np.float64)
-    top = z.max(axis=1)
-    total = top + np.log(np.exp(z - top[:, None]).sum(axis=1))
-    picked = total - z[np.arange(len(z)), labels.astype(np.int64)]
-    return picked if not smoothing else (1.0 - smoothing) * picked + smoothing * (total - z.mean(axis=1))
+class BertForQuestionAnswering(_QuestionAnswerer):
+    """BERT that finds answers."""
+
+    model_type = base_model_prefix = "bert"
+
+
+# -- loading ------------------------------------------------------------------------------------
 
 
 def _plain(config: PretrainedConfig) -> dict[str, Any]:
@@ -224,84 +399,78 @@ def _plain(config: PretrainedConfig) -> dict[str, Any]:
     return values
 
 
-def _class_for(config: PretrainedConfig) -> type[PreTrainedModel]:
+def class_for(
+    classes: Mapping[str, type[PreTrainedModel]], config: PretrainedConfig
+) -> type[PreTrainedModel]:
+    """Return the class of a configuration's ``model_type``."""
     kind = str(getattr(config, "model_type", ""))
-    if kind not in _CLASSES:
+    if kind not in classes:
+        task = next(iter(classes.values())).task
         raise ValueError(
-            f"models of type {kind!r} are not supported for sequence classification; supported: {sorted(_CLASSES)}"
+            f"models of type {kind!r} are not supported for {task}; supported: {sorted(classes)}"
         )
-    problem = getattr(config, "problem_type", None)
-    if problem not in (None, "single_label_classification"):
-        raise NotImplementedError(
-            f"problem_type={problem!r} is not supported: only single_label_classification"
-        )
-    return _CLASSES[kind]
+    return classes[kind]
 
 
-class AutoModelForSequenceClassification:
-    """Load a sequence classifier from a folder or hub name."""
+def load_pretrained(
+    classes: Mapping[str, type[PreTrainedModel]],
+    name: str | os.PathLike[str],
+    *,
+    config: PretrainedConfig | None = None,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    **overrides: Any,
+) -> PreTrainedModel:
+    """Load a model; weights that the checkpoint lacks are made anew and named.
 
-    @staticmethod
-    def from_pretrained(
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *_args: Any,
-        config: PretrainedConfig | None = None,
-        revision: str | None = None,
-        cache_dir: str | None = None,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
-        **overrides: Any,
-    ) -> PreTrainedModel:
-        """Return the model; weights that a masked-LM checkpoint lacks are made anew and named.
+    Parameters
+    ----------
+    classes : ``model_type`` to the class that may be made of it
+    name : folder or hub name
+    config : replaces the checkpoint's configuration
+    overrides : ``num_labels``, ``id2label``, ``label2id``, ``problem_type`` and other keys of the configuration
+        (``dropout``, ``attention_dropout``, ``seq_classif_dropout`` …)
 
-        Parameters
-        ----------
-        config : replaces the checkpoint's configuration
-        overrides : ``num_labels``, ``id2label``, ``label2id`` and keys of the configuration (``dropout``,
-            ``attention_dropout``, ``seq_classif_dropout`` …)
-
-        Raises
-        ------
-        smhf_native.hub.ModelNotFoundError, smhf_native.errors.ParseError
-        """
-        for name in (
-            "use_auth_token", "trust_remote_code", "force_download", "torch_dtype", "dtype", "device_map",
-            "low_cpu_mem_usage", "ignore_mismatched_sizes", "attn_implementation", "use_safetensors", "return_dict",
-            "output_attentions", "output_hidden_states", "resume_download",
-        ):  # fmt: skip
-            overrides.pop(name, None)
-        folder = resolve(
-            pretrained_model_name_or_path,
-            revision,
-            needs=MODEL_FILES,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            token=token,
-        )
-        original = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config is None:
-            config = AutoConfig.from_pretrained(folder, **overrides)
-        else:
-            for name, value in overrides.items():
-                setattr(config, name, value)
-        config._name_or_path = os.fspath(pretrained_model_name_or_path)
-        kind = _class_for(config)
-        values = _plain(config)
-        changed = any(original.get(key) != value for key, value in values.items())
-        native = engine.load_model(folder, values if changed else None, config.num_labels, current_seed())
-        _report(native, kind.__name__, os.fspath(pretrained_model_name_or_path))
-        return kind(config, native)
-
-    @staticmethod
-    def from_config(config: PretrainedConfig, **_: Any) -> PreTrainedModel:
-        """Return a model with fresh weights (normal, 0.02; seed of :func:`set_seed`)."""
-        return _class_for(config)(config)
-
-
-def _report(native: Any, kind: str, name: str) -> None:
-    """Say which weights were unused and which are new, as transformers does."""
+    Raises
+    ------
+    smhf_native.hub.ModelNotFoundError, smhf_native.errors.ParseError, ValueError
+    """
+    for ignored in _IGNORED:
+        overrides.pop(ignored, None)
+    folder = resolve(
+        name,
+        revision,
+        needs=MODEL_FILES,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        token=token,
+    )
+    original = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config is None:
+        config = AutoConfig.from_pretrained(folder, **overrides)
+    else:
+        for key, value in overrides.items():
+            setattr(config, key, value)
+    config._name_or_path = os.fspath(name)
+    kind = class_for(classes, config)
+    kind._check(config)
+    values = _plain(config)
+    changed = any(original.get(key) != value for key, value in values.items())
+    native = engine.load_model(
+        folder, values if changed else None, config.num_labels, current_seed(), kind.task
+    )
+    model = kind(config, native)
     unused = sorted(native.load_report.unexpected)
-    fresh = sorted(native.load_report.missing)
+    if isinstance(model, BertModel):
+        unused = model._take_extra(folder, unused)
+    _report(unused, sorted(native.load_report.missing), kind.__name__, os.fspath(name))
+    return model
+
+
+def _report(unused: list[str], fresh: list[str], kind: str, name: str) -> None:
+    """Say which weights were unused and which are new, as transformers does."""
     if unused:
         logger.warning(
             "Some weights of the model checkpoint at %s were not used when initializing %s: %s",

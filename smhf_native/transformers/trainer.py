@@ -19,7 +19,8 @@ import numpy as np
 from smhf_native.transformers import engine
 from smhf_native.transformers.batches import BatchLoader, check_labels, check_tokens
 from smhf_native.transformers.data_collator import DataCollatorWithPadding, default_data_collator
-from smhf_native.transformers.modeling import PreTrainedModel, cross_entropy
+from smhf_native.transformers.losses import IGNORE, Target
+from smhf_native.transformers.modeling import PreTrainedModel
 from smhf_native.transformers.recorder import StopRequested, StopSignals
 from smhf_native.transformers.trainer_callback import (
     CallbackHandler,
@@ -107,7 +108,7 @@ class Trainer:
         if not isinstance(model, PreTrainedModel):
             raise TypeError(
                 f"Trainer: the model is a {type(model).__module__}.{type(model).__name__}; it must come from "
-                "AutoModelForSequenceClassification of smhf_native.transformers"
+                "AutoModelForSequenceClassification or another AutoModelFor… of smhf_native.transformers"
             )
         self.model = model
         self.model_wrapped = model
@@ -192,16 +193,29 @@ class Trainer:
             self.data_collator,
             drop_last=drop_last,
             label_names=self.args.label_names,
-            num_labels=self.model.config.num_labels,
+            target=self._target(),
             needs_labels=needs_labels,
             remove_unused=self.args.remove_unused_columns,
             what=what,
         )
 
+    def _target(self) -> Target:
+        """Return what the model is trained on; the smoothing of labels must fit it."""
+        target = Target.of(self.model)
+        if (
+            target.problem in ("regression", "multi_label_classification")
+            and self.args.label_smoothing_factor
+        ):
+            raise ValueError(
+                f"label_smoothing_factor={self.args.label_smoothing_factor} smooths class numbers; the model's "
+                f"problem_type is {target.problem!r}"
+            )
+        return target
+
     def _check(self, dataset: Any, what: str) -> None:
         """Refuse labels, token ids and row lengths that the model cannot take, named by row."""
         config = self.model.config
-        check_labels(dataset, config.num_labels, self.args.label_names, what)
+        check_labels(dataset, self._target(), self.args.label_names, what)
         sizes = (getattr(config, "vocab_size", None), getattr(config, "max_position_embeddings", None))
         check_tokens(dataset, *sizes, what)
 
@@ -275,19 +289,6 @@ class Trainer:
             self.callback_handler.model = self.model
         return TrainingRun(self, resume_from_checkpoint).run()
 
-    def _reload_weights(self, folder: Path) -> None:
-        """Replace the engine's model by the one a checkpoint holds."""
-        expected = self.model.config.num_labels
-        with engine.model_folder(folder, None) as source:
-            native = engine.reload_model(source)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        count = len(config.get("id2label") or {}) or 2
-        if count != expected:
-            raise ValueError(f"{folder} has {count} labels, the model has {expected}")
-        if native.precision != self.model.native.precision:
-            native.set_precision(self.model.native.precision)
-        self.model.native = native
-
     # -- evaluate and predict -----------------------------------------------------------------
 
     def evaluate(
@@ -315,7 +316,10 @@ class Trainer:
     def predict(
         self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """Return logits (float32, rows x num_labels), labels (or None) and metrics of a dataset."""
+        """Return predictions (float32: logits, or start and end), labels (or None) and metrics of a dataset.
+
+        Rows of tokens are as wide as the widest batch; what is behind a narrower one is -100.
+        """
         loader = self.get_test_dataloader(test_dataset)
         start = time.time()
         output = self.evaluation_loop(loader, "Prediction", metric_key_prefix=metric_key_prefix)
@@ -339,26 +343,28 @@ class Trainer:
         logger.info("***** Running %s: %d rows *****", description, len(dataloader.order))
         self.callback_handler.eval_dataloader = dataloader
         self._check(dataloader.dataset, dataloader.what)
+        target = self._target()
         predictions: list[Any] = []
         labels: list[Any] = []
-        losses: list[Any] = []
+        losses: list[tuple[float, int]] = []
         for batch in dataloader:
             if self.stop_signals is not None and self.stop_signals.received is not None:
                 raise StopRequested
-            logits = engine.logits_of(self.model.native, batch)
+            results = engine.results_of(self.model.native, batch)
             known = batch.get("labels")
             if known is not None:
-                losses.append(cross_entropy(logits, known, self.args.label_smoothing_factor))
-                labels.append(known)
+                loss = target.loss(results, known, self.args.label_smoothing_factor)
+                losses.append((loss, len(known)))
+                labels.append(known if target.task != "question-answering" else (known[:, 0], known[:, 1]))
             if self.preprocess_logits_for_metrics is not None:
-                logits = np.asarray(self.preprocess_logits_for_metrics(logits, known))
-            predictions.append(logits)
+                results = self.preprocess_logits_for_metrics(results, labels[-1] if labels else None)
+            predictions.append(results)
             self._call("on_prediction_step")
-        all_predictions = np.concatenate(predictions) if predictions else None
-        all_labels = np.concatenate(labels) if labels else None
+        all_predictions, all_labels = _join(predictions), _join(labels)
         metrics: dict[str, Any] = {}
         if losses:
-            metrics[f"{metric_key_prefix}_loss"] = float(np.float32(np.concatenate(losses).mean()))
+            mean = sum(loss * rows for loss, rows in losses) / sum(rows for _, rows in losses)
+            metrics[f"{metric_key_prefix}_loss"] = float(np.float32(mean))
         if self.compute_metrics is not None and all_labels is not None:
             own = denumpify_detensorize(self.compute_metrics(EvalPrediction(all_predictions, all_labels)))
             for name, value in own.items():
@@ -434,6 +440,25 @@ class Trainer:
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Do nothing: no model card is written."""
+
+
+def _join(parts: list[Any]) -> Any:
+    """Put batches under one another; of tuples each member; narrower ones are filled with -100."""
+    if not parts:
+        return None
+    if isinstance(parts[0], (tuple, list)):
+        return tuple(_join([part[i] for part in parts]) for i in range(len(parts[0])))
+    arrays = [np.asarray(part) for part in parts]
+    if arrays[0].ndim < 2 or len({array.shape[1:] for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    width = max(array.shape[1] for array in arrays)
+    rows = sum(len(array) for array in arrays)
+    joined = np.full((rows, width, *arrays[0].shape[2:]), IGNORE, dtype=arrays[0].dtype)
+    at = 0
+    for array in arrays:
+        joined[at : at + len(array), : array.shape[1]] = array
+        at += len(array)
+    return joined
 
 
 _PARAMETERS = {

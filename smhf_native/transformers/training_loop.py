@@ -192,7 +192,7 @@ class TrainingRun:
         self._start_state()
         if self.folder is not None:
             logger.info("resuming from %s", self.folder)
-            trainer._reload_weights(self.folder)
+            trainer.model.reload(self.folder)
         stateless = self.folder is not None and not StepEngine.has_state(self.folder)
         engine = StepEngine(
             trainer.model.native,
@@ -397,6 +397,6 @@ class TrainingRun:
         trainer.log(metrics)
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             logger.info("loading the best model from %s (%s)", state.best_model_checkpoint, state.best_metric)
-            trainer._reload_weights(Path(state.best_model_checkpoint))
+            trainer.model.reload(Path(state.best_model_checkpoint))
         trainer._call("on_train_end")
         return TrainOutput(state.global_step, mean, metrics)

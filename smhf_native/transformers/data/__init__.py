@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from smhf_native.transformers.data_collator import (
+    DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     DefaultDataCollator,
     default_data_collator,
 )
 
-__all__ = ["DataCollatorWithPadding", "DefaultDataCollator", "default_data_collator"]
+__all__ = [
+    "DataCollatorForTokenClassification",
+    "DataCollatorWithPadding",
+    "DefaultDataCollator",
+    "default_data_collator",
+]

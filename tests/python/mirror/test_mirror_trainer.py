@@ -404,7 +404,7 @@ def test_what_needs_torch_or_the_hub_is_refused_by_name(parts: dict[str, Any], t
 @pytest.mark.peers
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_equals_torch(peer: Any, smoothing: float) -> None:
-    from smhf_native.transformers.modeling import cross_entropy
+    from smhf_native.transformers.losses import cross_entropy
 
     torch = peer("torch")
     rng = np.random.default_rng(1)
