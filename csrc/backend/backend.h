@@ -511,9 +511,10 @@ struct smhf_backend {
                           const smhf_pack *pack);
 
     /* Backward of embedding_fwd: dropout, LayerNorm (the sum is gathered again from `tables`), then
-     * grads->word[id] += ..., position, type, gamma, beta. dout [T, H] is used as scratch and holds
-     * the gradient of the sum afterwards. The pack must have been filled with training = 1. Rows
-     * of words that do not occur are not touched. A fixed order of sums, no atomics. */
+     * grads->word[id] += ..., position, type (an absent table: nothing), gamma, beta. dout [T, H]
+     * is used as scratch and holds the gradient of the sum afterwards. The pack must have been
+     * filled with training = 1. Rows of words that do not occur are not touched. A fixed order of
+     * sums, no atomics. */
     void (*embedding_bwd)(smhf_device *dev, const smhf_embedding *grads, smhf_tensor dout,
                           smhf_tensor stats, const smhf_embedding *tables, const smhf_pack *pack,
                           smhf_dropout dropout);

@@ -3,7 +3,9 @@
  * Activation gradients overwrite, parameter gradients accumulate. `d` holds the gradient of a
  * layer's output on entry and of its input on exit; the residual path keeps it in place while the
  * branch path is added to it. In a CLS layer that is d_cls, [B, H], whose rows are then added
- * to the first tokens of d.
+ * to the first tokens of d. The pass ends at the lowest layer that has something to train.
+ * Under gradient checkpointing a layer's inside is computed again before its gradient: dropout is
+ * drawn from counters, so it comes out the same to the bit.
  */
 #include "model/network.h"
 
@@ -22,7 +24,17 @@ static smhf_tensor norm_backward(const smhf_pass *pass, smhf_tensor d, smhf_tens
     return (dropout.p > 0.0f) ? branch : d;
 }
 
-static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradients *dw) {
+void smhf_weight_backward(const smhf_pass *pass, smhf_tensor dw, smhf_tensor dbias, smhf_tensor dy,
+                          smhf_tensor x, smhf_axis axis) {
+    if (dw.data != NULL) {
+        pass->dev->backend->linear_bwd_weight(pass->dev, dw, dbias, dy, x, pass->pack, axis,
+                                              pass->net->compute);
+    }
+}
+
+/* `through`: something below is trained, so the input's gradient is wanted. */
+static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradients *dw,
+                           int through) {
     smhf_device *dev = pass->dev;
     const smhf_backend *be = dev->backend;
     const smhf_pack *pack = pass->pack;
@@ -33,16 +45,15 @@ static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradie
     const int cls_layer = smhf_config_cls_layer(pass->net->config, l);
     const smhf_axis axis = cls_layer ? SMHF_AXIS_ROWS : SMHF_AXIS_TOKENS;
     const smhf_tensor d = cls_layer ? g->d_cls : g->d;
-    const smhf_dtype compute = pass->net->compute;
     const smhf_tensor dpre = a->pre; /* overwritten: its last use is here */
     smhf_tensor branch;
 
     /* out = LayerNorm(hidden + dropout(GELU(hidden W1 + b1) W2 + b2)) */
     branch = norm_backward(pass, d, dw->output_gamma, dw->output_beta, a->sum2, a->stats2,
                            w->output_gamma, axis, smhf_pass_drop(pass, SMHF_DROP_FFN, l));
-    be->linear_bwd_weight(dev, dw->ffn2, dw->ffn2_bias, branch, a->ffn, pack, axis, compute);
+    smhf_weight_backward(pass, dw->ffn2, dw->ffn2_bias, branch, a->ffn, axis);
     be->linear_act_bwd_input(dev, dpre, branch, w->ffn2, a->pre, w->act, pack, axis);
-    be->linear_bwd_weight(dev, dw->ffn1, dw->ffn1_bias, dpre, a->hidden, pack, axis, compute);
+    smhf_weight_backward(pass, dw->ffn1, dw->ffn1_bias, dpre, a->hidden, axis);
     be->linear_bwd_input(dev, d, dpre, w->ffn1, 1, pack, axis);
 
     /* hidden = LayerNorm(x + dropout(attention(q, k, v) Wo + bo)) */
@@ -50,7 +61,7 @@ static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradie
     dcontext.rows = d.rows;
     branch = norm_backward(pass, d, dw->attention_gamma, dw->attention_beta, a->sum1, a->stats1,
                            w->attention_gamma, axis, smhf_pass_drop(pass, SMHF_DROP_PROJECTION, l));
-    be->linear_bwd_weight(dev, dw->out, dw->out_bias, branch, a->context, pack, axis, compute);
+    smhf_weight_backward(pass, dw->out, dw->out_bias, branch, a->context, axis);
     be->linear_bwd_input(dev, dcontext, branch, w->out, 0, pack, axis);
 
     const smhf_tensor dkv =
@@ -59,13 +70,19 @@ static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradie
     const smhf_tensor dk = smhf_tensor_cols(dkv, cls_layer ? 0 : H, H);
     const smhf_tensor dv = smhf_tensor_cols(dkv, cls_layer ? H : 2 * H, H);
     be->attention_bwd(dev, dq, dk, dv, dcontext, a->context, a->lse, a->q, a->k, a->v, pack, axis,
-                      w->heads, w->scale, compute, smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
+                      w->heads, w->scale, pass->net->compute,
+                      smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
 
     /* q, k, v = x Wq + bq, x Wk + bk, x Wv + bv */
-    be->linear_bwd_weight(dev, dw->kv, dw->kv_bias, dkv, a->x, pack, SMHF_AXIS_TOKENS, compute);
+    smhf_weight_backward(pass, dw->kv, dw->kv_bias, dkv, a->x, SMHF_AXIS_TOKENS);
+    if (cls_layer) {
+        smhf_weight_backward(pass, dw->q, dw->q_bias, dq, a->cls, axis);
+    }
+    if (!through) {
+        return;
+    }
     be->linear_bwd_input(dev, g->d, dkv, w->kv, !cls_layer, pack, SMHF_AXIS_TOKENS);
     if (cls_layer) {
-        be->linear_bwd_weight(dev, dw->q, dw->q_bias, dq, a->cls, pack, axis, compute);
         be->linear_bwd_input(dev, d, dq, w->q, 1, pack, axis);
         be->scatter_add_rows(dev, g->d, d, pack, SMHF_AXIS_ROWS);
     }
@@ -73,13 +90,18 @@ static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradie
 
 void smhf_backward(const smhf_pass *pass, const smhf_gradients *gradients) {
     const smhf_plan *plan = pass->plan;
-    const int layers = pass->net->config->layers;
+    const int layers = pass->net->config->layers, lowest = gradients->lowest;
 
     smhf_head_backward(pass, gradients, plan->layers[layers - 1].out);
-    for (int l = layers - 1; l >= 0; l--) {
-        layer_backward(pass, l, &gradients->layers[l]);
+    for (int l = layers - 1; l >= 0 && l >= lowest; l--) {
+        if (plan->shape.checkpointing && l < layers - 1) {
+            smhf_layer_forward(pass, l); /* what layers above have overwritten */
+        }
+        layer_backward(pass, l, &gradients->layers[l], l > lowest);
     }
-    pass->dev->backend->embedding_bwd(pass->dev, &gradients->tables, plan->grads.d,
-                                      plan->embedded_stats, &pass->net->tables, pass->pack,
-                                      smhf_pass_drop(pass, SMHF_DROP_EMBEDDING, 0));
+    if (lowest < 0) {
+        pass->dev->backend->embedding_bwd(pass->dev, &gradients->tables, plan->grads.d,
+                                          plan->embedded_stats, &pass->net->tables, pass->pack,
+                                          smhf_pass_drop(pass, SMHF_DROP_EMBEDDING, 0));
+    }
 }

@@ -44,7 +44,7 @@ smhf_dropout smhf_pass_drop(const smhf_pass *pass, smhf_dropout_place place, int
     return (smhf_dropout){p, site, pass->dropout.seed, pass->dropout.step};
 }
 
-static void layer_forward(const smhf_pass *pass, int l) {
+void smhf_layer_forward(const smhf_pass *pass, int l) {
     smhf_device *dev = pass->dev;
     const smhf_backend *be = dev->backend;
     const smhf_pack *pack = pass->pack;
@@ -82,7 +82,7 @@ void smhf_forward(const smhf_pass *pass) {
                                       &pass->net->tables, pass->net->config->layernorm_eps,
                                       pass->pack, smhf_pass_drop(pass, SMHF_DROP_EMBEDDING, 0));
     for (int l = 0; l < layers; l++) {
-        layer_forward(pass, l);
+        smhf_layer_forward(pass, l);
     }
     smhf_head_forward(pass, plan->layers[layers - 1].out);
 }

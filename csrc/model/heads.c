@@ -48,14 +48,20 @@ void smhf_head_backward(const smhf_pass *pass, const smhf_gradients *gradients, 
     const smhf_axis axis = sequence ? SMHF_AXIS_ROWS : SMHF_AXIS_TOKENS;
     const smhf_tensor d = sequence ? g->dpooled : g->d;
 
-    be->linear_bwd_weight(dev, gradients->label, gradients->label_bias, g->dlogits, plan->dropped,
-                          pass->pack, axis, net->compute);
+    const int through = gradients->lowest < net->config->layers; /* the encoder is trained too */
+
+    smhf_weight_backward(pass, gradients->label, gradients->label_bias, g->dlogits, plan->dropped,
+                         axis);
+    if (!through && gradients->pool.data == NULL) {
+        return;
+    }
     be->linear_bwd_input(dev, d, g->dlogits, net->label, 0, pass->pack, axis);
     be->dropout(dev, d, d, pass->pack, axis, drop);
     if (sequence) {
         be->act_bwd(dev, d, d, plan->pooled, net->pool_act, pass->pack, axis);
-        be->linear_bwd_weight(dev, gradients->pool, gradients->pool_bias, d, x, pass->pack, axis,
-                              net->compute);
+        smhf_weight_backward(pass, gradients->pool, gradients->pool_bias, d, x, axis);
+    }
+    if (sequence && through) {
         be->linear_bwd_input(dev, g->d_cls, d, net->pool, 0, pass->pack, axis);
     }
 }

@@ -78,10 +78,10 @@ static smhf_status workspace_acquire(smhf_model *model, smhf_workspace **out, sm
         return SMHF_OK;
     }
 
+    const smhf_plan_shape shape = {.config = &model->config, .dtype = model->options.dtype};
     ws = smhf_calloc(1, sizeof *ws);
     status = (ws == NULL) ? smhf_fail_nomem(err, "workspace", sizeof *ws)
-                          : smhf_workspace_init(ws, model->device, &model->config, 0,
-                                                model->options.dtype, err);
+                          : smhf_workspace_init(ws, model->device, &shape, err);
     if (status != SMHF_OK) {
         if (ws != NULL) {
             smhf_workspace_deinit(ws);
@@ -721,7 +721,7 @@ smhf_status smhf_model_parameter_write(smhf_model *model, size_t index, const fl
     smhf_status status = move_to_arena(model, err);
     if (status == SMHF_OK) {
         status = upload_parameter(model, (int)index, values, err);
-        smhf_network_refresh(&model->net, model->dev);
+        smhf_network_refresh(&model->net, model->dev, NULL);
         const smhf_status refreshed = model->dev->backend->sync(model->dev, err);
         status = status != SMHF_OK ? status : refreshed;
     }

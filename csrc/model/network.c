@@ -12,14 +12,36 @@ typedef struct viewer {
     const smhf_parameters *table;
     float *arena;
     const smhf_mapped *mapped; /* instead of the arena */
+    const size_t *places;      /* of gradients: instead of the table's */
+    float *spill;
 } viewer;
 
-/* A slot's values; of a mapped matrix only the sizes (data NULL). */
+/* A slot's values; of a mapped matrix only the sizes (data NULL); absent when it is frozen. */
 static smhf_tensor view(const viewer *v, int layer, smhf_slot slot, int32_t rows, int32_t cols) {
-    float *at = v->mapped == NULL
-                    ? v->arena + smhf_parameters_slot(v->table, layer, slot)
-                    : v->mapped->places[smhf_parameters_slot_index(v->table, layer, slot)];
-    return smhf_tensor_of(at, rows, cols, SMHF_DTYPE_F32);
+    const size_t index = smhf_parameters_slot_index(v->table, layer, slot);
+    if (v->mapped != NULL) {
+        return smhf_tensor_of(v->mapped->places[index], rows, cols, SMHF_DTYPE_F32);
+    }
+    const size_t at = v->places != NULL ? v->places[index] : v->table->slots[index];
+    return at == SMHF_NO_PLACE ? SMHF_TENSOR_NONE
+                               : smhf_tensor_of(v->arena + at, rows, cols, SMHF_DTYPE_F32);
+}
+
+/* gamma or beta of a LayerNorm, whose gradient has to go somewhere. */
+static smhf_tensor view_norm(const viewer *v, int layer, smhf_slot slot, int beta, int32_t H) {
+    const smhf_tensor norm = view(v, layer, slot, 1, H);
+    return norm.data == NULL && v->spill != NULL
+               ? smhf_tensor_of(v->spill + (beta ? H : 0), 1, H, SMHF_DTYPE_F32)
+               : norm;
+}
+
+/* Part of a tensor, which may be absent. */
+static smhf_tensor part_rows(smhf_tensor t, int32_t first, int32_t count) {
+    return t.cols == 0 ? t : smhf_tensor_rows(t, first, count);
+}
+
+static smhf_tensor part_cols(smhf_tensor t, int32_t first, int32_t count) {
+    return t.cols == 0 ? t : smhf_tensor_cols(t, first, count);
 }
 
 static smhf_embedding view_embedding(const viewer *v, const smhf_config *config) {
@@ -29,8 +51,8 @@ static smhf_embedding view_embedding(const viewer *v, const smhf_config *config)
         .position = view(v, -1, SMHF_SLOT_POSITION, config->positions, H),
         .type =
             config->types > 0 ? view(v, -1, SMHF_SLOT_TYPE, config->types, H) : SMHF_TENSOR_NONE,
-        .gamma = view(v, -1, SMHF_SLOT_EMBED_GAMMA, 1, H),
-        .beta = view(v, -1, SMHF_SLOT_EMBED_BETA, 1, H),
+        .gamma = view_norm(v, -1, SMHF_SLOT_EMBED_GAMMA, 0, H),
+        .beta = view_norm(v, -1, SMHF_SLOT_EMBED_BETA, 1, H),
         .padding_id = config->pad_id,
     };
 }
@@ -42,20 +64,20 @@ static smhf_layer_gradients view_layer(const viewer *v, const smhf_config *confi
     const smhf_tensor qkv = view(v, layer, SMHF_SLOT_QKV_WEIGHT, 3 * H, H);
     const smhf_tensor bias = view(v, layer, SMHF_SLOT_QKV_BIAS, 1, 3 * H);
     return (smhf_layer_gradients){
-        .q = cls_layer ? smhf_tensor_rows(qkv, 0, H) : SMHF_TENSOR_NONE,
-        .kv = cls_layer ? smhf_tensor_rows(qkv, H, 2 * H) : qkv,
+        .q = cls_layer ? part_rows(qkv, 0, H) : SMHF_TENSOR_NONE,
+        .kv = cls_layer ? part_rows(qkv, H, 2 * H) : qkv,
         .out = view(v, layer, SMHF_SLOT_OUT_WEIGHT, H, H),
         .ffn1 = view(v, layer, SMHF_SLOT_FFN1_WEIGHT, F, H),
         .ffn2 = view(v, layer, SMHF_SLOT_FFN2_WEIGHT, H, F),
-        .q_bias = cls_layer ? smhf_tensor_cols(bias, 0, H) : SMHF_TENSOR_NONE,
-        .kv_bias = cls_layer ? smhf_tensor_cols(bias, H, 2 * H) : bias,
+        .q_bias = cls_layer ? part_cols(bias, 0, H) : SMHF_TENSOR_NONE,
+        .kv_bias = cls_layer ? part_cols(bias, H, 2 * H) : bias,
         .out_bias = view(v, layer, SMHF_SLOT_OUT_BIAS, 1, H),
         .ffn1_bias = view(v, layer, SMHF_SLOT_FFN1_BIAS, 1, F),
         .ffn2_bias = view(v, layer, SMHF_SLOT_FFN2_BIAS, 1, H),
-        .attention_gamma = view(v, layer, SMHF_SLOT_ATTN_GAMMA, 1, H),
-        .attention_beta = view(v, layer, SMHF_SLOT_ATTN_BETA, 1, H),
-        .output_gamma = view(v, layer, SMHF_SLOT_FFN_GAMMA, 1, H),
-        .output_beta = view(v, layer, SMHF_SLOT_FFN_BETA, 1, H),
+        .attention_gamma = view_norm(v, layer, SMHF_SLOT_ATTN_GAMMA, 0, H),
+        .attention_beta = view_norm(v, layer, SMHF_SLOT_ATTN_BETA, 1, H),
+        .output_gamma = view_norm(v, layer, SMHF_SLOT_FFN_GAMMA, 0, H),
+        .output_beta = view_norm(v, layer, SMHF_SLOT_FFN_BETA, 1, H),
     };
 }
 
@@ -70,10 +92,12 @@ typedef struct preparer {
     float *scratch; /* of mapped matrices */
 } preparer;
 
-static smhf_status prepare(preparer *p, smhf_tensor source, const smhf_weight **out,
-                           smhf_error *err) {
+static smhf_status prepare(preparer *p, int layer, smhf_slot slot, smhf_tensor source,
+                           const smhf_weight **out, smhf_error *err) {
     smhf_weight *weight = NULL;
     SMHF_TRY(p->dev->backend->weight_prepare(p->dev, &weight, source, &p->options, err));
+    p->net->owned_slots[p->net->owned_count] =
+        smhf_parameters_slot_index(p->values.table, layer, slot);
     p->net->owned[p->net->owned_count++] = weight;
     *out = weight;
     return SMHF_OK;
@@ -98,7 +122,7 @@ static smhf_status prepare_slot(preparer *p, int layer, smhf_slot slot, int32_t 
                                 const smhf_weight **out, smhf_error *err) {
     smhf_tensor source;
     SMHF_TRY(matrix(p, layer, slot, rows, cols, &source, err));
-    SMHF_TRY(prepare(p, source, out, err));
+    SMHF_TRY(prepare(p, layer, slot, source, out, err));
     matrix_done(p, layer, slot);
     return SMHF_OK;
 }
@@ -109,10 +133,11 @@ static smhf_status prepare_qkv(preparer *p, int l, smhf_layer *layer, smhf_error
     smhf_tensor qkv;
     SMHF_TRY(matrix(p, l, SMHF_SLOT_QKV_WEIGHT, 3 * H, H, &qkv, err));
     if (smhf_config_cls_layer(p->net->config, l)) {
-        SMHF_TRY(prepare(p, smhf_tensor_rows(qkv, 0, H), &layer->q, err));
-        SMHF_TRY(prepare(p, smhf_tensor_rows(qkv, H, 2 * H), &layer->kv, err));
+        SMHF_TRY(prepare(p, l, SMHF_SLOT_QKV_WEIGHT, smhf_tensor_rows(qkv, 0, H), &layer->q, err));
+        SMHF_TRY(
+            prepare(p, l, SMHF_SLOT_QKV_WEIGHT, smhf_tensor_rows(qkv, H, 2 * H), &layer->kv, err));
     } else {
-        SMHF_TRY(prepare(p, qkv, &layer->kv, err));
+        SMHF_TRY(prepare(p, l, SMHF_SLOT_QKV_WEIGHT, qkv, &layer->kv, err));
     }
     matrix_done(p, l, SMHF_SLOT_QKV_WEIGHT);
     return SMHF_OK;
@@ -170,13 +195,14 @@ smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_pa
     preparer p = {net, dev, {options->compute, options->uses}, {0}, NULL};
     const size_t L = (size_t)config->layers, most = 5 * L + 2;
     const int32_t H = config->hidden, C = config->num_labels;
-    p.values = (viewer){table, values.arena, values.mapped};
+    p.values = (viewer){.table = table, .arena = values.arena, .mapped = values.mapped};
     *net = (smhf_network){.config = config};
     net->compute = options->compute == SMHF_DTYPE_F32 ? SMHF_DTYPE_F32 : SMHF_DTYPE_BF16;
     smhf_arena_init(&net->arena, 16 * 1024);
     net->layers = smhf_arena_calloc(&net->arena, L, sizeof *net->layers);
     net->owned = smhf_arena_calloc(&net->arena, most, sizeof *net->owned);
-    if (net->layers == NULL || net->owned == NULL) {
+    net->owned_slots = smhf_arena_calloc(&net->arena, most, sizeof *net->owned_slots);
+    if (net->layers == NULL || net->owned == NULL || net->owned_slots == NULL) {
         return smhf_fail_nomem(err, "network", L * sizeof *net->layers);
     }
     net->tables = view_embedding(&p.values, config);
@@ -200,9 +226,11 @@ smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_pa
     return status;
 }
 
-void smhf_network_refresh(const smhf_network *net, smhf_device *dev) {
+void smhf_network_refresh(const smhf_network *net, smhf_device *dev, const smhf_trained *trained) {
     for (int i = 0; i < net->owned_count; i++) {
-        dev->backend->weight_refresh(dev, net->owned[i]);
+        if (trained == NULL || trained->places[net->owned_slots[i]] != SMHF_NO_PLACE) {
+            dev->backend->weight_refresh(dev, net->owned[i]);
+        }
     }
 }
 
@@ -217,12 +245,13 @@ void smhf_network_deinit(smhf_network *net, smhf_device *dev) {
 /* --- gradients
  * ------------------------------------------------------------------------------------ */
 
-smhf_status smhf_gradients_init(smhf_gradients *gradients, const smhf_parameters *table,
-                                const smhf_config *config, float *arena, smhf_error *err) {
-    const viewer v = {table, arena, NULL};
+smhf_status smhf_gradients_init(smhf_gradients *gradients, const smhf_trained *trained,
+                                const smhf_config *config, float *arena, float *spill,
+                                smhf_error *err) {
+    const viewer v = {trained->table, arena, NULL, trained->places, spill};
     const size_t L = (size_t)config->layers;
     const int32_t H = config->hidden, C = config->num_labels;
-    *gradients = (smhf_gradients){0};
+    *gradients = (smhf_gradients){.lowest = trained->lowest};
     smhf_arena_init(&gradients->arena, 16 * 1024);
     gradients->layers = smhf_arena_calloc(&gradients->arena, L, sizeof *gradients->layers);
     if (gradients->layers == NULL) {

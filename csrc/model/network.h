@@ -17,6 +17,7 @@
 #include "model/mapped.h"
 #include "model/plan.h"
 #include "model/tensors.h"
+#include "model/trained.h"
 
 /* Weights, prepared for multiplication, and vectors in place. */
 typedef struct smhf_network {
@@ -28,11 +29,13 @@ typedef struct smhf_network {
     smhf_tensor pool_bias, label_bias;
     smhf_act pool_act;   /* RELU for DistilBERT's pre_classifier, TANH for BERT's pooler */
     smhf_weight **owned; /* every prepared weight, for refresh and free */
+    size_t *owned_slots; /* whose values each one has */
     int owned_count;
     smhf_arena arena;
 } smhf_network;
 
-/* Gradients of one layer, in the same split. */
+/* Gradients of one layer, in the same split. Frozen matrices and biases are absent; frozen vectors
+ * of a LayerNorm lie over memory that nobody reads. */
 typedef struct smhf_layer_gradients {
     smhf_tensor q, kv, out, ffn1, ffn2;
     smhf_tensor q_bias, kv_bias, out_bias, ffn1_bias, ffn2_bias;
@@ -43,6 +46,7 @@ typedef struct smhf_gradients {
     smhf_embedding tables;
     smhf_layer_gradients *layers; /* [L] */
     smhf_tensor pool, pool_bias, label, label_bias;
+    int lowest; /* as smhf_trained has it */
     smhf_arena arena;
 } smhf_gradients;
 
@@ -63,13 +67,14 @@ typedef struct smhf_values {
 smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_parameters *table,
                               const smhf_config *config, smhf_values values,
                               const smhf_network_options *options, smhf_error *err) SMHF_MUST_USE;
-/* Op: the parameters have new values. */
-void smhf_network_refresh(const smhf_network *net, smhf_device *dev);
+/* Op: the parameters have new values; all, or those that are trained. */
+void smhf_network_refresh(const smhf_network *net, smhf_device *dev, const smhf_trained *trained);
 void smhf_network_deinit(smhf_network *net, smhf_device *dev);
 
-/* Views into a device arena of gradients. */
-smhf_status smhf_gradients_init(smhf_gradients *gradients, const smhf_parameters *table,
-                                const smhf_config *config, float *arena,
+/* Views into a device arena of trained->size floats; `spill` takes what is computed of frozen
+ * vectors, 2 * hidden floats. */
+smhf_status smhf_gradients_init(smhf_gradients *gradients, const smhf_trained *trained,
+                                const smhf_config *config, float *arena, float *spill,
                                 smhf_error *err) SMHF_MUST_USE;
 void smhf_gradients_deinit(smhf_gradients *gradients);
 
@@ -102,8 +107,13 @@ smhf_dropout smhf_pass_drop(const smhf_pass *pass, smhf_dropout_place place, int
 
 /* pack -> plan->logits_f32 */
 void smhf_forward(const smhf_pass *pass);
+/* One layer: plan->layers[l].x -> .out and what the plan keeps. */
+void smhf_layer_forward(const smhf_pass *pass, int l);
 /* plan->grads.dlogits -> gradients += */
 void smhf_backward(const smhf_pass *pass, const smhf_gradients *gradients);
+/* linear_bwd_weight, unless the matrix is frozen. */
+void smhf_weight_backward(const smhf_pass *pass, smhf_tensor dw, smhf_tensor dbias, smhf_tensor dy,
+                          smhf_tensor x, smhf_axis axis);
 
 /* heads.c: the last layer's output x -> logits, and back to the gradient of x. */
 void smhf_head_forward(const smhf_pass *pass, smhf_tensor x);

@@ -30,34 +30,67 @@ double smhf_optimizer_rate(const smhf_trainer *trainer, int64_t step) {
            smhf_schedule_factor(o->schedule, step, o->warmup_steps, o->total_steps);
 }
 
-/* Runs of neighbours with the same decay; the alignment gaps between them ride along (their
- * gradients are zero for ever). Without decay that is one run. */
+static smhf_status check_scales(const smhf_trainer *trainer, smhf_error *err) {
+    const float *scales = trainer->options.rate_scales;
+    const smhf_parameters *table = &trainer->model->table;
+    for (int i = 0; scales != NULL && i < table->count; i++) {
+        if (!(scales[i] >= 0.0f) || isinf(scales[i])) {
+            return smhf_fail(err, SMHF_E_ARG,
+                             "learning rate of \"%s\": expected a factor of 0 or more, found %g",
+                             table->items[i].name, (double)scales[i]);
+        }
+    }
+    return SMHF_OK;
+}
+
+/* Whether the parameter goes on where the segment, whose last one is `last`, ends: in the model's
+ * arena and in ours. The alignment gap between them rides along (its gradients are zero for ever).
+ */
+static int continues(const smhf_trainer *trainer, const smhf_segment *segment, int last, int i,
+                     float decay, float scale) {
+    const smhf_parameter *items = trainer->model->table.items;
+    return i == last + 1 && segment->weight_decay == decay && segment->lr_scale == scale &&
+           items[i].offset - items[last].offset == smhf_trained_place(&trainer->trained, i) -
+                                                       smhf_trained_place(&trainer->trained, last);
+}
+
+/* Runs of trained neighbours with the same decay and rate; as a rule that is one run. */
 smhf_status smhf_optimizer_init(smhf_trainer *trainer, smhf_error *err) {
     const smhf_parameters *table = &trainer->model->table;
+    const float *scales = trainer->options.rate_scales;
     const float decay = (float)trainer->options.weight_decay;
+    int last = -1;
+    SMHF_TRY(check_scales(trainer, err));
     trainer->segments = smhf_calloc((size_t)table->count, sizeof *trainer->segments);
     if (trainer->segments == NULL) {
         return smhf_fail_nomem(err, "optimizer", (size_t)table->count * sizeof(smhf_segment));
     }
-    float last = -1.0f;
+    smhf_segment *segment = trainer->segments;
     for (int i = 0; i < table->count; i++) {
         const smhf_parameter *p = &table->items[i];
         const float wanted = p->decays ? decay : 0.0f;
-        const size_t end = (i + 1 < table->count) ? table->items[i + 1].offset : table->size;
-        if (wanted != last) {
-            trainer->segments[trainer->segment_count++] = (smhf_segment){
-                trainer->model->parameters + p->offset,
-                trainer->grads + p->offset,
-                trainer->m + p->offset,
-                trainer->v + p->offset,
-                0,
-                wanted,
-                1.0f,
-            };
-            last = wanted;
+        const float scale = scales != NULL ? scales[i] : 1.0f;
+        if (trainer->trained.frozen[i]) {
+            continue;
         }
-        trainer->segments[trainer->segment_count - 1].count += (int64_t)(end - p->offset);
+        const size_t place = smhf_trained_place(&trainer->trained, i);
+        if (last >= 0 && continues(trainer, segment, last, i, wanted, scale)) {
+            segment->count = (trainer->grads + place + p->count) - segment->grad;
+        } else {
+            segment = &trainer->segments[trainer->segment_count++];
+            *segment = (smhf_segment){
+                trainer->model->parameters + p->offset,
+                trainer->grads + place,
+                trainer->m + place,
+                trainer->v + place,
+                (int64_t)p->count,
+                wanted,
+                scale,
+            };
+        }
+        last = i;
     }
+    trainer->options.rate_scales = NULL; /* the caller's */
     return SMHF_OK;
 }
 
@@ -87,7 +120,7 @@ smhf_status smhf_optimizer_apply(smhf_trainer *trainer, smhf_step_report *report
                          (double)step->grad_norm, (long long)t, rate);
     }
     be->adamw(dev, trainer->step_on_device, trainer->segments, trainer->segment_count, &adamw);
-    smhf_network_refresh(&trainer->model->net, dev);
+    smhf_network_refresh(&trainer->model->net, dev, &trainer->trained);
     SMHF_TRY(be->sync(dev, err));
     trainer->step = t;
     *report = (smhf_step_report){t, rate, (double)step->grad_norm};

@@ -52,38 +52,54 @@ static void split(smhf_layer_activations *a, int cls_layer, int32_t H) {
     a->v = smhf_tensor_cols(a->kv, 2 * H, H);
 }
 
-/* Four buffers A, B, C, G serve all layers: x and out lie in A, context and hidden in B, both
- * branch outputs in C, and q|k|v and the feed-forward activations in G. */
+/* Four buffers A, B, C, G serve all layers that keep nothing: x and out lie in A, context and
+ * hidden in B, both branch outputs in C, and q|k|v and the feed-forward activations in G. */
+typedef struct passing_room {
+    smhf_tensor a, b, c, g; /* [T, H] three times; the wider of [T, 3H] and [T, F + gap] */
+    smhf_tensor cls, q_cls; /* [B, H] */
+    int32_t wide;
+} passing_room;
+
+static passing_room take_passing(cursor *c, const smhf_plan_shape *shape, smhf_tensor a) {
+    const int32_t T = shape->tokens, B = shape->rows, H = shape->config->hidden,
+                  F = shape->config->feedforward;
+    passing_room room = {.a = a, .wide = F + gap_of(F, shape->dtype)};
+    room.b = take(c, T, H, shape->dtype);
+    room.c = take(c, T, H, shape->dtype);
+    room.g = take(c, T, room.wide > 3 * H ? room.wide : 3 * H, shape->dtype);
+    room.cls = take(c, B, H, shape->dtype);
+    room.q_cls = take(c, B, H, shape->dtype);
+    return room;
+}
+
+static void plan_passing_layer(smhf_plan *plan, int32_t l, const passing_room *room) {
+    const smhf_config *config = plan->shape.config;
+    const int32_t T = plan->shape.tokens, B = plan->shape.rows, H = config->hidden;
+    const int cls_layer = smhf_config_cls_layer(config, l);
+    const int32_t n = cls_layer ? B : T;
+    smhf_layer_activations *a = &plan->layers[l];
+    *a = (smhf_layer_activations){0};
+    a->x = room->a;
+    a->kv = reuse(room->g, T, cls_layer ? 2 * H : 3 * H);
+    a->cls = cls_layer ? room->cls : SMHF_TENSOR_NONE;
+    a->q = room->q_cls;
+    split(a, cls_layer, H);
+    a->context = a->hidden = reuse(room->b, n, H);
+    a->projected = a->ffn_out = reuse(room->c, n, H);
+    a->ffn = narrow(reuse(room->g, n, room->wide), config->feedforward);
+    a->out = reuse(room->a, n, H);
+}
+
 static void plan_inference(smhf_plan *plan, cursor *c) {
     const smhf_config *config = plan->shape.config;
     const int32_t T = plan->shape.tokens, B = plan->shape.rows, H = config->hidden,
-                  F = config->feedforward, L = config->layers;
-    const smhf_dtype dtype = plan->shape.dtype;
-    const smhf_tensor buffer_a = take(c, T, H, dtype);
-    const smhf_tensor buffer_b = take(c, T, H, dtype);
-    const smhf_tensor buffer_c = take(c, T, H, dtype);
-    const int32_t wide = F + gap_of(F, dtype);
-    const smhf_tensor buffer_g = take(c, T, wide > 3 * H ? wide : 3 * H, dtype);
-    const smhf_tensor cls = take(c, B, H, dtype);
-    const smhf_tensor q_cls = take(c, B, H, dtype);
-
-    plan->embedded = buffer_a;
+                  L = config->layers;
+    plan->embedded = take(c, T, H, plan->shape.dtype);
+    const passing_room room = take_passing(c, &plan->shape, plan->embedded);
     for (int32_t l = 0; l < L; l++) {
-        const int cls_layer = smhf_config_cls_layer(config, l);
-        const int32_t n = cls_layer ? B : T;
-        smhf_layer_activations *a = &plan->layers[l];
-        *a = (smhf_layer_activations){0};
-        a->x = buffer_a;
-        a->kv = reuse(buffer_g, T, cls_layer ? 2 * H : 3 * H);
-        a->cls = cls_layer ? cls : SMHF_TENSOR_NONE;
-        a->q = q_cls;
-        split(a, cls_layer, H);
-        a->context = a->hidden = reuse(buffer_b, n, H);
-        a->projected = a->ffn_out = reuse(buffer_c, n, H);
-        a->ffn = narrow(reuse(buffer_g, n, wide), F);
-        a->out = reuse(buffer_a, n, H);
+        plan_passing_layer(plan, l, &room);
     }
-    plan->pooled = plan->dropped = reuse(buffer_b, B, H);
+    plan->pooled = plan->dropped = reuse(room.b, B, H);
     if (config->head != SMHF_HEAD_SEQUENCE) {
         plan->dropped = plan->layers[L - 1].out;
     }
@@ -101,38 +117,81 @@ static smhf_tensor plan_targets(cursor *c, const smhf_config *config, int32_t T,
     }
 }
 
-static void plan_training(smhf_plan *plan, cursor *c) {
+/* Everything of a layer that its backward pass reads, but input and output. */
+static void plan_inside(smhf_plan *plan, cursor *c, int32_t l) {
     const smhf_config *config = plan->shape.config;
     const int32_t T = plan->shape.tokens, B = plan->shape.rows, H = config->hidden,
-                  F = config->feedforward, A = config->heads, L = config->layers;
+                  F = config->feedforward;
+    const smhf_dtype dtype = plan->shape.dtype;
+    const int cls_layer = smhf_config_cls_layer(config, l);
+    const int32_t n = cls_layer ? B : T;
+    smhf_layer_activations *a = &plan->layers[l];
+    a->kv = take(c, T, cls_layer ? 2 * H : 3 * H, dtype);
+    if (cls_layer) {
+        a->cls = take(c, B, H, dtype);
+        a->q = take(c, B, H, dtype);
+    }
+    split(a, cls_layer, H);
+    a->lse = take(c, n, config->heads, SMHF_DTYPE_F32);
+    a->context = take(c, n, H, dtype);
+    a->projected = a->sum1 = take(c, n, H, dtype);
+    a->stats1 = take(c, n, 2, SMHF_DTYPE_F32);
+    a->hidden = take(c, n, H, dtype);
+    a->pre = narrow(take(c, n, F + gap_of(F, dtype), dtype), F);
+    a->ffn = narrow(take(c, n, F + gap_of(F, dtype), dtype), F);
+    a->ffn_out = a->sum2 = take(c, n, H, dtype);
+    a->stats2 = take(c, n, 2, SMHF_DTYPE_F32);
+}
+
+/* Memory from c->at on may be given out again; what was there counts for the whole. */
+static void rewind_to(cursor *c, size_t at, size_t *most) {
+    *most = c->at > *most ? c->at : *most;
+    c->at = at;
+}
+
+static void plan_layers(smhf_plan *plan, cursor *c) {
+    const smhf_config *config = plan->shape.config;
+    const int32_t T = plan->shape.tokens, B = plan->shape.rows, H = config->hidden,
+                  L = config->layers;
+    const int32_t first = plan->shape.lowest > 0 ? plan->shape.lowest : 0;
+    size_t most = 0;
+
+    plan->embedded = take(c, T, H, plan->shape.dtype);
+    smhf_tensor x = plan->embedded;
+    if (first > 0) { /* done with before anything above is written */
+        const size_t mark = c->at;
+        const passing_room room = take_passing(c, &plan->shape, plan->embedded);
+        for (int32_t l = 0; l < first; l++) {
+            plan_passing_layer(plan, l, &room);
+            x = plan->layers[l].out;
+        }
+        rewind_to(c, mark, &most);
+    }
+    for (int32_t l = first; l < L; l++) {
+        plan->layers[l] = (smhf_layer_activations){.x = x};
+        plan->layers[l].out =
+            take(c, smhf_config_cls_layer(config, l) ? B : T, H, plan->shape.dtype);
+        x = plan->layers[l].out;
+    }
+    const size_t mark = c->at;
+    for (int32_t l = first; l < L; l++) {
+        if (plan->shape.checkpointing) {
+            rewind_to(c, mark, &most);
+        }
+        plan_inside(plan, c, l);
+    }
+    rewind_to(c, c->at, &most);
+    c->at = most;
+}
+
+static void plan_training(smhf_plan *plan, cursor *c) {
+    const smhf_config *config = plan->shape.config;
+    const int32_t T = plan->shape.tokens, B = plan->shape.rows, H = config->hidden;
     const smhf_dtype dtype = plan->shape.dtype;
 
-    plan->embedded = take(c, T, H, dtype);
-    plan->embedded_stats = take(c, T, 2, SMHF_DTYPE_F32);
-    smhf_tensor x = plan->embedded;
-    for (int32_t l = 0; l < L; l++) {
-        const int cls_layer = smhf_config_cls_layer(config, l);
-        const int32_t n = cls_layer ? B : T;
-        smhf_layer_activations *a = &plan->layers[l];
-        *a = (smhf_layer_activations){0};
-        a->x = x;
-        a->kv = take(c, T, cls_layer ? 2 * H : 3 * H, dtype);
-        if (cls_layer) {
-            a->cls = take(c, B, H, dtype);
-            a->q = take(c, B, H, dtype);
-        }
-        split(a, cls_layer, H);
-        a->lse = take(c, n, A, SMHF_DTYPE_F32);
-        a->context = take(c, n, H, dtype);
-        a->projected = a->sum1 = take(c, n, H, dtype);
-        a->stats1 = take(c, n, 2, SMHF_DTYPE_F32);
-        a->hidden = take(c, n, H, dtype);
-        a->pre = narrow(take(c, n, F + gap_of(F, dtype), dtype), F);
-        a->ffn = narrow(take(c, n, F + gap_of(F, dtype), dtype), F);
-        a->ffn_out = a->sum2 = take(c, n, H, dtype);
-        a->stats2 = take(c, n, 2, SMHF_DTYPE_F32);
-        a->out = take(c, n, H, dtype);
-        x = a->out;
+    plan_layers(plan, c);
+    if (plan->shape.lowest < 0) {
+        plan->embedded_stats = take(c, T, 2, SMHF_DTYPE_F32);
     }
     plan->pooled = take(c, B, H, dtype);
     plan->dropped = take(c, smhf_config_per_token(config) ? T : B, H, dtype);
@@ -140,14 +199,17 @@ static void plan_training(smhf_plan *plan, cursor *c) {
     plan->loss = take(c, 1, 1, SMHF_DTYPE_F32);
 
     smhf_gradient_buffers *g = &plan->grads;
+    g->dpooled = take(c, B, H, dtype);
+    g->dlogits = take(c, smhf_config_per_token(config) ? T : B, config->num_labels, dtype);
+    if (plan->shape.lowest >= config->layers) {
+        return; /* the gradient ends in the head */
+    }
     g->d = take(c, T, H, dtype);
     g->d_cls = take(c, B, H, dtype);
     g->branch = take(c, T, H, dtype);
     g->dcontext = take(c, T, H, dtype);
     g->dkv = take(c, T, 3 * H, dtype);
     g->dq_cls = take(c, B, H, dtype);
-    g->dpooled = take(c, B, H, dtype);
-    g->dlogits = take(c, smhf_config_per_token(config) ? T : B, config->num_labels, dtype);
 }
 
 size_t smhf_plan_make(smhf_plan *plan, const smhf_plan_shape *shape, void *base) {

@@ -7,7 +7,9 @@
  *
  * forward.c and backward.c are the same for training and inference: the plan decides what is
  * kept. In inference every layer's views lie over the same few buffers and what only the backward
- * pass reads is absent; in training each layer keeps its own.
+ * pass reads is absent; so it is in training below the lowest layer that is trained. From there up
+ * each layer keeps its own; under gradient checkpointing only its output, and the inside of all of
+ * them lies over one piece of memory (backward.c computes it again).
  */
 #ifndef SMHF_MODEL_PLAN_H
 #define SMHF_MODEL_PLAN_H
@@ -19,7 +21,9 @@ typedef struct smhf_plan_shape {
     const smhf_config *config;
     int32_t tokens, rows; /* capacities: T, B */
     int training;
-    smhf_dtype dtype; /* of activations: F32 or BF16 */
+    smhf_dtype dtype;  /* of activations: F32 or BF16 */
+    int lowest;        /* training: as smhf_trained has it */
+    int checkpointing; /* training: keep the outputs of layers only */
 } smhf_plan_shape;
 
 /* Activations of one layer. n is T, or B in the last layer of a sequence classifier, where only

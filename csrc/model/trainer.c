@@ -78,26 +78,35 @@ static smhf_status take_class_weights(smhf_trainer *trainer, smhf_error *err) {
 static smhf_status init_trainer(smhf_trainer *trainer, smhf_error *err) {
     smhf_model *model = trainer->model;
     void *block = NULL;
-    const size_t size = model->table.size;
     if (model->config.head == SMHF_HEAD_ENCODER) {
         return smhf_fail(err, SMHF_E_UNSUPPORTED,
                          "a model opened with task=\"embedding\" has no head, so no loss to train");
     }
     SMHF_TRY(smhf_model_prepare(model, SMHF_WEIGHT_FORWARD | SMHF_WEIGHT_BACKWARD, err));
-    SMHF_TRY(smhf_workspace_init(&trainer->ws, model->device, &model->config, 1,
-                                 model->options.dtype, err));
+    SMHF_TRY(smhf_trained_init(&trainer->trained, &model->table, trainer->options.frozen, err));
+    trainer->options.frozen = NULL; /* the caller's */
+    const smhf_plan_shape shape = {
+        .config = &model->config,
+        .training = 1,
+        .dtype = model->options.dtype,
+        .lowest = trainer->trained.lowest,
+        .checkpointing = trainer->options.gradient_checkpointing != 0,
+    };
+    SMHF_TRY(smhf_workspace_init(&trainer->ws, model->device, &shape, err));
     smhf_device *dev = trainer->ws.dev;
-    SMHF_TRY(dev->backend->alloc(dev, &block, 3 * size * sizeof(float), err));
+    const size_t size = trainer->trained.size, spill = 2 * (size_t)model->config.hidden;
+    const size_t bytes = (3 * size + spill) * sizeof(float);
+    SMHF_TRY(dev->backend->alloc(dev, &block, bytes, err));
     trainer->block = block;
     trainer->grads = trainer->block;
     trainer->m = trainer->block + size;
     trainer->v = trainer->block + 2 * size;
-    dev->backend->fill(dev, trainer->block, 0, 3 * size * sizeof(float));
+    dev->backend->fill(dev, trainer->block, 0, bytes);
     SMHF_TRY(dev->backend->alloc(dev, &block, sizeof(smhf_step), err));
     trainer->step_on_device = block;
     dev->backend->fill(dev, trainer->step_on_device, 0, sizeof(smhf_step));
-    SMHF_TRY(smhf_gradients_init(&trainer->gradients, &model->table, &model->config, trainer->grads,
-                                 err));
+    SMHF_TRY(smhf_gradients_init(&trainer->gradients, &trainer->trained, &model->config,
+                                 trainer->grads, trainer->block + 3 * size, err));
     SMHF_TRY(smhf_optimizer_init(trainer, err));
     SMHF_TRY(take_class_weights(trainer, err));
     return dev->backend->sync(dev, err);
@@ -137,6 +146,7 @@ void smhf_trainer_free(smhf_trainer *trainer) {
         dev->backend->free(dev, trainer->class_weights);
     }
     smhf_gradients_deinit(&trainer->gradients);
+    smhf_trained_deinit(&trainer->trained);
     smhf_workspace_deinit(&trainer->ws);
     smhf_free(trainer->segments);
     smhf_free(trainer->labels);
@@ -327,7 +337,7 @@ static smhf_status run_training(smhf_trainer *trainer, const smhf_examples *exam
         {trainer->options.seed, trainer->step_on_device, trainer->options.dropout},
     };
     if (trainer->micro_batches == 0) {
-        be->fill(ws->dev, trainer->grads, 0, trainer->model->table.size * sizeof(float));
+        be->fill(ws->dev, trainer->grads, 0, trainer->trained.size * sizeof(float));
     }
     trainer->step_on_host.dropout_step = trainer->dropout_step;
     be->upload(ws->dev, trainer->step_on_device, &trainer->step_on_host,
@@ -409,13 +419,27 @@ void smhf_trainer_progress(const smhf_trainer *trainer, int64_t *step, double *l
     *learning_rate = smhf_optimizer_rate(trainer, trainer->step);
 }
 
+int smhf_trainer_trains(const smhf_trainer *trainer, size_t index) {
+    SMHF_ASSERT(index < (size_t)trainer->model->table.count);
+    return !trainer->trained.frozen[index];
+}
+
+size_t smhf_trainer_activation_bytes(const smhf_trainer *trainer) {
+    return trainer->ws.block != NULL ? trainer->ws.plan.bytes : 0;
+}
+
 smhf_status smhf_trainer_gradient_read(smhf_trainer *trainer, size_t index, float *out,
                                        smhf_error *err) {
     SMHF_ASSERT(index < (size_t)trainer->model->table.count);
     const smhf_parameter *p = &trainer->model->table.items[index];
     smhf_device *dev = trainer->ws.dev;
+    if (trainer->trained.frozen[index]) {
+        return smhf_fail(err, SMHF_E_ARG, "parameter \"%s\" is frozen: it has no gradient",
+                         p->name);
+    }
+    const float *gradient = trainer->grads + smhf_trained_place(&trainer->trained, (int)index);
     SMHF_TRY(smhf_trainer_enter(trainer, err));
-    dev->backend->download(dev, out, trainer->grads + p->offset, p->count * sizeof *out);
+    dev->backend->download(dev, out, gradient, p->count * sizeof *out);
     const smhf_status status = dev->backend->sync(dev, err);
     smhf_trainer_leave(trainer);
     return status;

@@ -51,10 +51,19 @@ typedef struct smhf_trainer_options {
     int dropout;                /* 0: off, as in evaluation */
     const float *class_weights; /* [num_labels], read by smhf_trainer_new; cross-entropy over
                                    classes of a text or of tokens; NULL: all 1 */
+    /* By parameter, as smhf_model_parameter counts; read by smhf_trainer_new. */
+    const uint8_t *frozen;      /* not 0: no gradient, no moments, no update; NULL: none */
+    const float *rate_scales;   /* factors on the learning rate; NULL: all 1 */
+    int gradient_checkpointing; /* keep the outputs of layers only and compute their inside again
+                                   for the backward pass: less memory, a third more work, the same
+                                   bits */
 } smhf_trainer_options;
 
 #define SMHF_TRAINER_DEFAULTS                                                                      \
-    { 5e-5, 0.9, 0.999, 1e-8, 0.0, 1.0, 0, 0, SMHF_SCHEDULE_LINEAR, 1, 0.0, 42, 1, NULL }
+    {                                                                                              \
+        5e-5, 0.9, 0.999, 1e-8, 0.0, 1.0, 0, 0, SMHF_SCHEDULE_LINEAR, 1, 0.0, 42, 1, NULL, NULL,   \
+            NULL, 0                                                                                \
+    }
 
 /* Caller frees with smhf_trainer_free. SMHF_E_ARG names the option. */
 smhf_status smhf_trainer_new(smhf_model *model, const smhf_trainer_options *options,
@@ -99,14 +108,19 @@ smhf_status smhf_trainer_optimizer_step(smhf_trainer *trainer, smhf_step_report 
 /* Steps done, and the learning rate that the next one will use. */
 void smhf_trainer_progress(const smhf_trainer *trainer, int64_t *step, double *learning_rate);
 
+/* Whether parameter `index` is trained: not frozen. */
+int smhf_trainer_trains(const smhf_trainer *trainer, size_t index);
+/* Bytes of activations and their gradients, planned for the largest batch so far. */
+size_t smhf_trainer_activation_bytes(const smhf_trainer *trainer);
+
 /* Gradient of parameter `index` (as smhf_model_parameter counts): what has been accumulated, or
- * what the last optimizer step used. */
+ * what the last optimizer step used. SMHF_E_ARG when it is frozen. */
 smhf_status smhf_trainer_gradient_read(smhf_trainer *trainer, size_t index, float *out,
                                        smhf_error *err) SMHF_MUST_USE;
 
-/* Moments, step, dropout counter and seed as a safetensors file, whole or not at all; between
- * optimizer steps only. With the saved weights and the same options, training continues to the
- * same bytes. load refuses by name what does not fit and then changes nothing. */
+/* Moments of what is trained, step, dropout counter and seed as a safetensors file, whole or not
+ * at all; between optimizer steps only. With the saved weights and the same options, training
+ * continues to the same bytes. load refuses by name what does not fit and then changes nothing. */
 smhf_status smhf_trainer_save(smhf_trainer *trainer, const char *path,
                               smhf_error *err) SMHF_MUST_USE;
 smhf_status smhf_trainer_load(smhf_trainer *trainer, const char *path,

@@ -1,7 +1,7 @@
 /* trainer_file.c: the optimizer's state as a safetensors file.
  *
- * Tensors "m.<parameter>" and "v.<parameter>"; metadata smhf_kind, smhf_version, step,
- * dropout_step, seed. Everything is checked before the first byte of the trainer changes.
+ * Tensors "m.<parameter>" and "v.<parameter>" of what is trained; metadata smhf_kind, smhf_version,
+ * step, dropout_step, seed. Everything is checked before the first byte of the trainer changes.
  */
 #include "model/trainer_state.h"
 
@@ -20,13 +20,21 @@
 /* --- save ----------------------------------------------------------------------------------------
  */
 
+/* Where moment i lies: m and v of parameter i / 2. */
+static float *moments(const smhf_trainer *trainer, int i) {
+    return (i % 2 == 0 ? trainer->m : trainer->v) + smhf_trained_place(&trainer->trained, i / 2);
+}
+
 static smhf_status write_moments(smhf_trainer *trainer, smhf_safetensors_writer *writer,
                                  float *piece, smhf_error *err) {
     const smhf_parameters *table = &trainer->model->table;
     smhf_device *dev = trainer->ws.dev;
     for (int i = 0; i < 2 * table->count; i++) {
         const smhf_parameter *p = &table->items[i / 2];
-        const float *source = (i % 2 == 0 ? trainer->m : trainer->v) + p->offset;
+        if (trainer->trained.frozen[i / 2]) {
+            continue;
+        }
+        const float *source = moments(trainer, i);
         for (size_t at = 0; at < p->count; at += PIECE) {
             const size_t count = (p->count - at < PIECE) ? p->count - at : PIECE;
             dev->backend->download(dev, piece, source + at, count * sizeof *piece);
@@ -39,7 +47,8 @@ static smhf_status write_moments(smhf_trainer *trainer, smhf_safetensors_writer 
 
 static smhf_status save(smhf_trainer *trainer, const char *path, smhf_error *err) {
     const smhf_parameters *table = &trainer->model->table;
-    const size_t count = 2 * (size_t)table->count;
+    const size_t count = 2 * (size_t)trainer->trained.count;
+    size_t entry = 0;
     char step[32], dropout_step[32], seed[32];
     smhf_safetensors_writer *writer = NULL;
     smhf_status status = SMHF_OK;
@@ -55,13 +64,17 @@ static smhf_status save(smhf_trainer *trainer, const char *path, smhf_error *err
         status = smhf_fail_nomem(err, path, PIECE * sizeof *piece);
         goto done;
     }
-    for (size_t i = 0; i < count; i++) {
+    for (int i = 0; i < 2 * table->count; i++) {
         const smhf_parameter *p = &table->items[i / 2];
-        snprintf(names[i], MAX_NAME, "%c.%s", i % 2 == 0 ? 'm' : 'v', p->name);
-        entries[i].name = names[i];
-        entries[i].ndim = p->ndim;
-        entries[i].shape[0] = (uint64_t)(p->ndim == 2 ? p->rows : p->cols);
-        entries[i].shape[1] = (uint64_t)p->cols;
+        if (!trainer->trained.frozen[i / 2]) {
+            snprintf(names[entry], MAX_NAME, "%c.%s", i % 2 == 0 ? 'm' : 'v', p->name);
+            entries[entry] = (smhf_safetensors_entry){
+                .name = names[entry],
+                .ndim = p->ndim,
+                .shape = {(uint64_t)(p->ndim == 2 ? p->rows : p->cols), (uint64_t)p->cols},
+            };
+            entry++;
+        }
     }
     snprintf(step, sizeof step, "%lld", (long long)trainer->step);
     snprintf(dropout_step, sizeof dropout_step, "%lu", (unsigned long)trainer->dropout_step);
@@ -113,17 +126,25 @@ static smhf_status read_number(const smhf_safetensors *file, const char *key, ui
     return SMHF_OK;
 }
 
-/* The moment tensor of parameter i / 2, checked. */
-static smhf_status find_moment(const smhf_parameters *table, const smhf_safetensors *file, int i,
+/* The moment tensor of parameter i / 2, checked; NULL when that is frozen. */
+static smhf_status find_moment(const smhf_trainer *trainer, const smhf_safetensors *file, int i,
                                const smhf_safetensor **out, smhf_error *err) {
     char name[MAX_NAME];
-    const smhf_parameter *p = &table->items[i / 2];
+    const smhf_parameter *p = &trainer->model->table.items[i / 2];
     snprintf(name, sizeof name, "%c.%s", i % 2 == 0 ? 'm' : 'v', p->name);
     const smhf_safetensor *tensor = smhf_safetensors_find(file, name);
+    if (trainer->trained.frozen[i / 2]) {
+        *out = NULL;
+        return tensor == NULL ? SMHF_OK
+                              : smhf_fail(err, SMHF_E_ARG,
+                                          "tensor \"%s\": this trainer has that parameter "
+                                          "frozen, the saved one trained it",
+                                          name);
+    }
     if (tensor == NULL || tensor->dtype != SMHF_ST_F32 || tensor->count != p->count) {
         return smhf_fail(err, SMHF_E_ARG,
                          "tensor \"%s\": expected %zu F32 values, found %llu %s; is the state of "
-                         "another model?",
+                         "another model, or of a trainer that had it frozen?",
                          name, p->count, tensor != NULL ? (unsigned long long)tensor->count : 0ull,
                          tensor != NULL ? tensor->dtype_name : "(absent)");
     }
@@ -149,13 +170,14 @@ static smhf_status load(smhf_trainer *trainer, const smhf_safetensors *file, smh
     SMHF_TRY(read_number(file, "dropout_step", UINT32_MAX, &dropout_step, err));
     SMHF_TRY(read_number(file, "seed", UINT64_MAX, &seed, err));
     for (int i = 0; i < 2 * table->count; i++) {
-        SMHF_TRY(find_moment(table, file, i, &tensor, err));
+        SMHF_TRY(find_moment(trainer, file, i, &tensor, err));
     }
     for (int i = 0; i < 2 * table->count; i++) {
-        const smhf_parameter *p = &table->items[i / 2];
-        SMHF_TRY(find_moment(table, file, i, &tensor, err));
-        dev->backend->upload(dev, (i % 2 == 0 ? trainer->m : trainer->v) + p->offset,
-                             tensor->data.data, p->count * sizeof(float));
+        SMHF_TRY(find_moment(trainer, file, i, &tensor, err));
+        if (tensor != NULL) {
+            dev->backend->upload(dev, moments(trainer, i), tensor->data.data,
+                                 (size_t)tensor->count * sizeof(float));
+        }
     }
     SMHF_TRY(dev->backend->sync(dev, err));
     trainer->step = (int64_t)step;

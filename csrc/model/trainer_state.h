@@ -11,10 +11,11 @@ struct smhf_trainer {
     smhf_model *model; /* borrowed; outlives the trainer */
     smhf_trainer_options options;
     smhf_workspace ws;
-    float *block; /* owned, device: gradients, m, v, table.size floats each */
+    smhf_trained trained;
+    float *block; /* owned, device: gradients, m, v, trained.size floats each, then the spill */
     float *grads, *m, *v;
     smhf_gradients gradients; /* views of grads */
-    smhf_segment *segments;   /* owned: runs of equal decay */
+    smhf_segment *segments;   /* owned: runs of equal decay and rate */
     int32_t segment_count;
     smhf_step *step_on_device; /* owned */
     smhf_step step_on_host;    /* what is uploaded; lives until sync */

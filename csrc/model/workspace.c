@@ -8,11 +8,12 @@
 #define TOKEN_STEP 256
 #define ROW_STEP 8
 
-smhf_status smhf_workspace_init(smhf_workspace *ws, const char *device, const smhf_config *config,
-                                int training, smhf_dtype dtype, smhf_error *err) {
-    const size_t bytes = (size_t)config->layers * sizeof *ws->plan.layers;
-    *ws = (smhf_workspace){.shape = {config, 0, 0, training, dtype}};
-    ws->plan.layers = smhf_calloc((size_t)config->layers, sizeof *ws->plan.layers);
+smhf_status smhf_workspace_init(smhf_workspace *ws, const char *device,
+                                const smhf_plan_shape *shape, smhf_error *err) {
+    const size_t layers = (size_t)shape->config->layers;
+    const size_t bytes = layers * sizeof *ws->plan.layers;
+    *ws = (smhf_workspace){.shape = *shape};
+    ws->plan.layers = smhf_calloc(layers, sizeof *ws->plan.layers);
     if (ws->plan.layers == NULL) {
         return smhf_fail_nomem(err, "workspace", bytes);
     }

@@ -20,9 +20,9 @@ typedef struct smhf_workspace {
     struct smhf_workspace *next; /* in the model's free list */
 } smhf_workspace;
 
-/* Opens the queue. Close also after failure. */
-smhf_status smhf_workspace_init(smhf_workspace *ws, const char *device, const smhf_config *config,
-                                int training, smhf_dtype dtype, smhf_error *err) SMHF_MUST_USE;
+/* Opens the queue; the shape's tokens and rows are 0. Close also after failure. */
+smhf_status smhf_workspace_init(smhf_workspace *ws, const char *device,
+                                const smhf_plan_shape *shape, smhf_error *err) SMHF_MUST_USE;
 void smhf_workspace_deinit(smhf_workspace *ws);
 /* Room for a pack of that many tokens and rows. */
 smhf_status smhf_workspace_ensure(smhf_workspace *ws, size_t tokens, size_t rows,

@@ -49,12 +49,31 @@ static int take_class_weights(PyObject *model, PyObject *weights, smhf_py_view *
     return 0;
 }
 
+/* None, or one element for each parameter. */
+static int take_by_parameter(PyObject *model, PyObject *object, const char *name,
+                             const char *format, smhf_py_view *view) {
+    smhf_model_info info;
+    if (object == Py_None) {
+        return 0;
+    }
+    smhf_model_describe(((smhf_py_model *)model)->model, &info);
+    if (smhf_py_view_acquire(object, name, format, 1, 1, 0, view) < 0) {
+        return -1;
+    }
+    if ((size_t)view->shape[0] != info.parameter_count) {
+        PyErr_Format(PyExc_ValueError, "%s: expected one for each of the %zu parameters, got %zd",
+                     name, info.parameter_count, view->shape[0]);
+        return -1;
+    }
+    return 0;
+}
+
 PyDoc_STRVAR(
     trainer_doc,
     "Trainer(model, learning_rate=5e-05, beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.0,\n"
     "        max_grad_norm=1.0, warmup_steps=0, total_steps=0, schedule='linear',\n"
     "        gradient_accumulation_steps=1, label_smoothing=0.0, seed=42, dropout=True,\n"
-    "        class_weights=None)\n"
+    "        class_weights=None, frozen=None, rate_scales=None, gradient_checkpointing=False)\n"
     "--\n\n"
     "Fine-tuning of one model.");
 
@@ -74,33 +93,39 @@ static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
                             "seed",
                             "dropout",
                             "class_weights",
+                            "frozen",
+                            "rate_scales",
+                            "gradient_checkpointing",
                             NULL};
     smhf_py_model_state *state = PyType_GetModuleState(type);
     smhf_trainer_options o = SMHF_TRAINER_DEFAULTS;
     long long warmup = 0, total = 0;
     unsigned long long seed = o.seed;
     const char *schedule = "linear";
-    PyObject *model = NULL, *weights = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|ddddddLLsidKpO:Trainer", names,
-                                     state->model_type, &model, &o.learning_rate, &o.beta1,
-                                     &o.beta2, &o.eps, &o.weight_decay, &o.max_grad_norm, &warmup,
-                                     &total, &schedule, &o.gradient_accumulation_steps,
-                                     &o.label_smoothing, &seed, &o.dropout, &weights) ||
+    PyObject *model = NULL, *weights = Py_None, *frozen = Py_None, *scales = Py_None;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "O!|ddddddLLsidKpOOOp:Trainer", names, state->model_type, &model,
+            &o.learning_rate, &o.beta1, &o.beta2, &o.eps, &o.weight_decay, &o.max_grad_norm,
+            &warmup, &total, &schedule, &o.gradient_accumulation_steps, &o.label_smoothing, &seed,
+            &o.dropout, &weights, &frozen, &scales, &o.gradient_checkpointing) ||
         parse_schedule(schedule, &o.schedule) < 0) {
         return NULL;
     }
     o.warmup_steps = warmup;
     o.total_steps = total;
     o.seed = seed;
-    smhf_py_view weight_view = {0};
-    if (take_class_weights(model, weights, &weight_view, &o) < 0) {
-        smhf_py_view_release(&weight_view);
-        return NULL;
+    smhf_py_view weight_view = {0}, frozen_view = {0}, scale_view = {0};
+    if (take_class_weights(model, weights, &weight_view, &o) < 0 ||
+        take_by_parameter(model, frozen, "frozen", "B?", &frozen_view) < 0 ||
+        take_by_parameter(model, scales, "rate_scales", "f", &scale_view) < 0) {
+        goto done;
     }
+    o.frozen = frozen_view.data;
+    o.rate_scales = scale_view.data;
     smhf_py_trainer *self = (smhf_py_trainer *)type->tp_alloc(type, 0);
     if (self == NULL) {
-        smhf_py_view_release(&weight_view);
-        return NULL;
+        goto done;
     }
     self->model = Py_NewRef(model);
 
@@ -110,12 +135,19 @@ static PyObject *trainer_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
         smhf_trainer_new(((smhf_py_model *)model)->model, &o, &self->trainer, &err);
     Py_END_ALLOW_THREADS
 
-        smhf_py_view_release(&weight_view);
-    if (status != SMHF_OK) {
-        Py_DECREF(self);
-        return smhf_py_raise(&state->errors, &err);
+        if (status == SMHF_OK) {
+        result = (PyObject *)self;
     }
-    return (PyObject *)self;
+    else {
+        Py_DECREF(self);
+        smhf_py_raise(&state->errors, &err);
+    }
+
+done:
+    smhf_py_view_release(&scale_view);
+    smhf_py_view_release(&frozen_view);
+    smhf_py_view_release(&weight_view);
+    return result;
 }
 
 static int trainer_traverse(PyObject *op, visitproc visit, void *arg) {
@@ -273,6 +305,32 @@ static PyObject *trainer_progress(PyObject *op, PyObject *unused) {
     return Py_BuildValue("(Ld)", (long long)step, rate);
 }
 
+PyDoc_STRVAR(trainer_trains_doc,
+             "trains($self, index, /)\n--\n\nWhether a parameter is trained: not frozen.");
+
+static PyObject *trainer_trains(PyObject *op, PyObject *args) {
+    smhf_py_trainer *self = (smhf_py_trainer *)op;
+    smhf_model_info info;
+    Py_ssize_t index = 0;
+    if (!PyArg_ParseTuple(args, "n:trains", &index)) {
+        return NULL;
+    }
+    smhf_model_describe(((smhf_py_model *)self->model)->model, &info);
+    if (index < 0 || (size_t)index >= info.parameter_count) {
+        return PyErr_Format(PyExc_IndexError, "parameter %zd: the model has %zu", index,
+                            info.parameter_count);
+    }
+    return PyBool_FromLong(smhf_trainer_trains(self->trainer, (size_t)index));
+}
+
+PyDoc_STRVAR(trainer_activation_bytes_doc,
+             "activation_bytes($self, /)\n--\n\nBytes planned for activations so far.");
+
+static PyObject *trainer_activation_bytes(PyObject *op, PyObject *unused) {
+    (void)unused;
+    return PyLong_FromSize_t(smhf_trainer_activation_bytes(((smhf_py_trainer *)op)->trainer));
+}
+
 PyDoc_STRVAR(trainer_gradient_doc,
              "gradient($self, index, /)\n--\n\nCopy of one parameter's gradient, float32.");
 
@@ -350,6 +408,8 @@ static PyMethodDef trainer_methods[] = {
      trainer_evaluate_doc},
     {"optimizer_step", trainer_optimizer_step, METH_NOARGS, trainer_optimizer_step_doc},
     {"progress", trainer_progress, METH_NOARGS, trainer_progress_doc},
+    {"trains", trainer_trains, METH_VARARGS, trainer_trains_doc},
+    {"activation_bytes", trainer_activation_bytes, METH_NOARGS, trainer_activation_bytes_doc},
     {"gradient", trainer_gradient, METH_VARARGS, trainer_gradient_doc},
     {"save", trainer_save, METH_VARARGS, trainer_save_doc},
     {"load", trainer_load, METH_VARARGS, trainer_load_doc},
