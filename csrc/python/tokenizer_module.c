@@ -187,13 +187,13 @@ typedef struct train_context {
 } train_context;
 
 /* Called on the caller's thread without the GIL; takes it to call Python and to see Ctrl-C. */
-static int train_progress(void *pointer, size_t done, size_t total) {
+static int train_progress(void *pointer, smhf_wordpiece_phase phase, size_t done, size_t total) {
     train_context *context = pointer;
     PyEval_RestoreThread(context->thread);
     int stop = PyErr_CheckSignals() < 0;
     if (!stop && context->callback != Py_None) {
-        PyObject *result =
-            PyObject_CallFunction(context->callback, "nn", (Py_ssize_t)done, (Py_ssize_t)total);
+        PyObject *result = PyObject_CallFunction(context->callback, "inn", (int)phase,
+                                                 (Py_ssize_t)done, (Py_ssize_t)total);
         stop = (result == NULL);
         Py_XDECREF(result);
     }

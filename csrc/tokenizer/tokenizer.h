@@ -213,6 +213,11 @@ smhf_status smhf_tokenizer_save(const smhf_tokenizer *tokenizer, const char *fol
 
 /* --- Training -------------------------------------------------------------------------------- */
 
+typedef enum smhf_wordpiece_phase {
+    SMHF_WORDPIECE_READING, /* done, total: texts */
+    SMHF_WORDPIECE_MERGING, /* done, total: tokens */
+} smhf_wordpiece_phase;
+
 typedef struct smhf_wordpiece_options {
     size_t vocab_size;     /* tokens wanted, specials included */
     size_t min_frequency;  /* a pair seen fewer times is not merged */
@@ -220,7 +225,8 @@ typedef struct smhf_wordpiece_options {
     int lowercase;         /* normalizer of the texts: lower-case and strip accents */
     const smhf_bytes_view *special_tokens; /* first ids, in this order; NULL: [PAD] [UNK] [CLS] */
     size_t special_count;                  /* [SEP] [MASK] */
-    int (*progress)(void *context, size_t done, size_t total); /* may be NULL; non-zero: cancel */
+    /* Called on the caller's thread now and then; may be NULL; non-zero: cancel. */
+    int (*progress)(void *context, smhf_wordpiece_phase phase, size_t done, size_t total);
     void *progress_context;
 } smhf_wordpiece_options;
 
@@ -228,7 +234,8 @@ typedef struct smhf_wordpiece_options {
     { 30000, 2, 1000, 1, NULL, 0, NULL, NULL }
 
 /* Learns a WordPiece vocabulary by merging the most frequent pair first, as `tokenizers` does, ties
- * by the older pair of tokens. Deterministic. Appends a vocab.txt (one token per line) to `out`. */
+ * by the older pair of tokens. The same for any number of threads. Appends a vocab.txt (one token
+ * per line) to `out`. */
 smhf_status smhf_wordpiece_train(const smhf_text_view *texts, size_t count,
                                  const smhf_wordpiece_options *options, smhf_buffer *out,
                                  smhf_error *err) SMHF_MUST_USE;

@@ -5,10 +5,11 @@
  * with the greatest count until the vocabulary is full. Ties go to the pair with the smaller ids.
  * Words are kept in order of first appearance, so that equal texts give equal vocabularies.
  *
- * Cost: one pass over the texts, then a merge touches only the words that hold its pair. Counts in
- * the heap may be stale; an entry is refreshed when it comes to the top.
+ * Cost: one pass over the texts (by all threads, word_count.c), then a merge touches only the words
+ * that hold its pair. Counts in the heap may be stale; an entry is refreshed when it comes to the
+ * top.
  */
-#include "tokenizer/tokenizer_internal.h"
+#include "tokenizer/word_count.h"
 
 #include "common/mem.h"
 
@@ -17,99 +18,6 @@
 #define PROGRESS_EVERY 256
 #define CODE_POINTS 0x110000u
 #define NONE UINT32_MAX
-
-/* --- Hash table of byte strings -------------------------------------------------------------- */
-
-typedef struct string_table {
-    uint32_t *slots; /* index + 1 of an item */
-    size_t mask;
-    size_t count;
-} string_table;
-
-typedef struct item {
-    const uint8_t *bytes;
-    uint32_t size;
-    uint64_t hash;
-    int64_t count; /* of words: how often */
-} item;
-
-typedef struct items {
-    item *data;
-    size_t count, capacity;
-    string_table table;
-} items;
-
-static uint64_t hash_bytes(const uint8_t *bytes, size_t size) {
-    uint64_t hash = 0x9E3779B97F4A7C15u ^ size;
-    while (size >= 8) {
-        uint64_t value;
-        memcpy(&value, bytes, 8);
-        hash = (hash ^ value) * 0xD6E8FEB86659FD93u;
-        hash ^= hash >> 32;
-        bytes += 8;
-        size -= 8;
-    }
-    for (size_t i = 0; i < size; i++) {
-        hash = (hash ^ bytes[i]) * 0x100000001B3u;
-    }
-    return hash ^ (hash >> 29);
-}
-
-static smhf_status table_grow(items *set, smhf_error *err) {
-    size_t slots = (set->table.mask == 0) ? 1024 : (set->table.mask + 1) * 2;
-    uint32_t *grown = smhf_calloc(slots, sizeof *grown);
-    if (grown == NULL) {
-        return smhf_fail_nomem(err, "word table", slots * sizeof *grown);
-    }
-    for (size_t i = 0; i < set->count; i++) {
-        size_t at = set->data[i].hash & (slots - 1);
-        while (grown[at] != 0) {
-            at = (at + 1) & (slots - 1);
-        }
-        grown[at] = (uint32_t)i + 1;
-    }
-    smhf_free(set->table.slots);
-    set->table.slots = grown;
-    set->table.mask = slots - 1;
-    return SMHF_OK;
-}
-
-/* Index of a string, which is added (copied into the arena) when new. */
-static smhf_status intern(items *set, smhf_arena *arena, const uint8_t *bytes, size_t size,
-                          uint32_t *index, int *added, smhf_error *err) {
-    uint64_t hash = hash_bytes(bytes, size);
-    if (set->table.mask == 0 || set->count * 2 > set->table.mask) {
-        SMHF_TRY(table_grow(set, err));
-    }
-    size_t at = hash & set->table.mask;
-    while (set->table.slots[at] != 0) {
-        const item *found = &set->data[set->table.slots[at] - 1];
-        if (found->hash == hash && found->size == size && memcmp(found->bytes, bytes, size) == 0) {
-            *index = set->table.slots[at] - 1;
-            *added = 0;
-            return SMHF_OK;
-        }
-        at = (at + 1) & set->table.mask;
-    }
-    if (set->count >= INT32_MAX || size > UINT32_MAX) {
-        return smhf_fail(err, SMHF_E_ARG, "too many different words");
-    }
-    SMHF_TRY(smhf_grow(&set->data, &set->capacity, set->count + 1, sizeof *set->data, err));
-    const char *copy = smhf_arena_copy_string(arena, bytes, size);
-    if (copy == NULL) {
-        return smhf_fail_nomem(err, "words", size);
-    }
-    set->data[set->count] = (item){(const uint8_t *)copy, (uint32_t)size, hash, 0};
-    set->table.slots[at] = (uint32_t)set->count + 1;
-    *index = (uint32_t)set->count++;
-    *added = 1;
-    return SMHF_OK;
-}
-
-static void items_deinit(items *set) {
-    smhf_free(set->data);
-    smhf_free(set->table.slots);
-}
 
 /* --- The trainer's data ---------------------------------------------------------------------- */
 
@@ -129,8 +37,8 @@ typedef struct heap_entry {
 typedef struct trainer {
     const smhf_wordpiece_options *options;
     smhf_arena arena;
-    items words;           /* spelled as UTF-8 */
-    items tokens;          /* the vocabulary, in order of id */
+    smhf_strings words;    /* spelled as UTF-8 */
+    smhf_strings tokens;   /* the vocabulary, in order of id */
     uint32_t *symbols;     /* all words, as token ids */
     size_t *word_start;    /* [words] */
     uint32_t *word_length; /* [words] symbols left */
@@ -148,8 +56,8 @@ typedef struct trainer {
 } trainer;
 
 static void trainer_deinit(trainer *t) {
-    items_deinit(&t->words);
-    items_deinit(&t->tokens);
+    smhf_strings_deinit(&t->words);
+    smhf_strings_deinit(&t->tokens);
     smhf_free(t->symbols);
     smhf_free(t->word_start);
     smhf_free(t->word_length);
@@ -162,78 +70,6 @@ static void trainer_deinit(trainer *t) {
     smhf_free(t->changed);
     smhf_free(t->changed_flag);
     smhf_arena_deinit(&t->arena);
-}
-
-/* --- Words ----------------------------------------------------------------------------------- */
-
-typedef struct scratch {
-    smhf_normalized normalized;
-    uint32_t *wide;
-    size_t wide_capacity;
-    uint8_t *word;
-    size_t word_capacity;
-} scratch;
-
-static smhf_status count_word(trainer *t, scratch *s, const uint32_t *chars, size_t count,
-                              smhf_error *err) {
-    size_t size = 0;
-    uint32_t index;
-    int added;
-    SMHF_TRY(smhf_grow(&s->word, &s->word_capacity, count * 4 + 4, 1, err));
-    for (size_t i = 0; i < count; i++) {
-        size += smhf_utf8_encode(chars[i] & CHAR_VALUE, s->word + size);
-    }
-    SMHF_TRY(intern(&t->words, &t->arena, s->word, size, &index, &added, err));
-    t->words.data[index].count++;
-    return SMHF_OK;
-}
-
-static smhf_status count_text(trainer *t, scratch *s, const smhf_charmap *map,
-                              const smhf_text_view *given, smhf_error *err) {
-    smhf_text_view text = *given;
-    if (text.kind == 0) {
-        SMHF_TRY(smhf_text_widen(given, &s->wide, &s->wide_capacity, &text, err));
-    }
-    SMHF_TRY(smhf_normalize(map, &text, 0, text.length, 0, &s->normalized, err));
-    const uint32_t *chars = s->normalized.chars;
-    for (size_t at = 0; at < s->normalized.count;) {
-        size_t stop = at + 1;
-        if (chars[at] & CHAR_SPACE) {
-            at++;
-            continue;
-        }
-        while ((chars[at] & CHAR_ISOLATE) == 0 && stop < s->normalized.count &&
-               (chars[stop] & (CHAR_SPACE | CHAR_ISOLATE)) == 0) {
-            stop++;
-        }
-        SMHF_TRY(count_word(t, s, chars + at, stop - at, err));
-        at = stop;
-    }
-    return SMHF_OK;
-}
-
-static smhf_status count_words(trainer *t, const smhf_text_view *texts, size_t count,
-                               smhf_error *err) {
-    scratch s = {0};
-    smhf_charmap map = {0};
-    smhf_status status;
-    map.clean = map.cjk = 1;
-    map.lower = map.strip = (t->options->lowercase != 0);
-    status = smhf_charmap_build(&map, &t->arena, err);
-    for (size_t row = 0; row < count && status == SMHF_OK; row++) {
-        status = count_text(t, &s, &map, &texts[row], err);
-        if (status != SMHF_OK) {
-            smhf_error_prefix(err, "texts[%zu]", row);
-        } else if (row % 4096 == 4095 && t->options->progress != NULL &&
-                   t->options->progress(t->options->progress_context, 0, t->options->vocab_size) !=
-                       0) {
-            status = smhf_fail(err, SMHF_E_CANCELLED, "training was cancelled");
-        }
-    }
-    smhf_normalized_deinit(&s.normalized);
-    smhf_free(s.wide);
-    smhf_free(s.word);
-    return status;
 }
 
 /* --- Alphabet -------------------------------------------------------------------------------- */
@@ -273,13 +109,13 @@ static smhf_status make_alphabet(trainer *t, const character *used, size_t count
     }
     for (size_t i = 0; i < count; i++) {
         uint8_t bytes[4];
-        int added;
         if (used[i].count < threshold || (used[i].count == threshold && ties == 0)) {
             continue;
         }
         ties -= (used[i].count == threshold);
-        SMHF_TRY(intern(&t->tokens, &t->arena, bytes, smhf_utf8_encode(used[i].code_point, bytes),
-                        &index[used[i].code_point], &added, err));
+        SMHF_TRY(smhf_strings_intern(&t->tokens, &t->arena, bytes,
+                                     smhf_utf8_encode(used[i].code_point, bytes),
+                                     &index[used[i].code_point], err));
     }
     return SMHF_OK;
 }
@@ -294,7 +130,7 @@ static smhf_status spell_words(trainer *t, const uint32_t *index, uint32_t *cont
         return smhf_fail_nomem(err, "words", t->words.count * sizeof *t->word_start);
     }
     for (size_t w = 0; w < t->words.count; w++) {
-        const item *word = &t->words.data[w];
+        const smhf_string *word = &t->words.data[w];
         t->word_start[w] = total;
         SMHF_TRY(smhf_grow(&t->symbols, &capacity, total + word->size, sizeof *t->symbols, err));
         for (size_t at = 0; at < word->size;) {
@@ -309,9 +145,9 @@ static smhf_status spell_words(trainer *t, const uint32_t *index, uint32_t *cont
             }
             if (continued[c] == NONE) {
                 uint8_t bytes[6] = {'#', '#'};
-                int added;
                 size_t size = 2 + smhf_utf8_encode((uint32_t)c, bytes + 2);
-                SMHF_TRY(intern(&t->tokens, &t->arena, bytes, size, &continued[c], &added, err));
+                SMHF_TRY(
+                    smhf_strings_intern(&t->tokens, &t->arena, bytes, size, &continued[c], err));
             }
             t->symbols[total++] = continued[c];
         }
@@ -330,7 +166,7 @@ static smhf_status count_characters(trainer *t, character **used, size_t *count,
         return smhf_fail_nomem(err, "alphabet", CODE_POINTS * sizeof *frequency);
     }
     for (size_t w = 0; w < t->words.count; w++) {
-        const item *word = &t->words.data[w];
+        const smhf_string *word = &t->words.data[w];
         for (size_t at = 0; at < word->size;) {
             int32_t c = smhf_utf8_decode(word->bytes, word->size, &at);
             SMHF_ASSERT(c >= 0);
@@ -545,17 +381,16 @@ static smhf_status merge_in_word(trainer *t, uint32_t word, uint32_t a, uint32_t
 
 /* The token that a pair makes: "##" of the second half goes. */
 static smhf_status merged_token(trainer *t, uint32_t a, uint32_t b, uint32_t *id, smhf_error *err) {
-    const item *x = &t->tokens.data[a], *y = &t->tokens.data[b];
+    const smhf_string *x = &t->tokens.data[a], *y = &t->tokens.data[b];
     uint32_t skip = (y->size > 2 && memcmp(y->bytes, "##", 2) == 0) ? 2 : 0;
     size_t size = (size_t)x->size + y->size - skip;
-    int added;
     uint8_t *bytes = smhf_malloc(size + 1);
     if (bytes == NULL) {
         return smhf_fail_nomem(err, "token", size);
     }
     memcpy(bytes, x->bytes, x->size);
     memcpy(bytes + x->size, y->bytes + skip, y->size - skip);
-    smhf_status status = intern(&t->tokens, &t->arena, bytes, size, id, &added, err);
+    smhf_status status = smhf_strings_intern(&t->tokens, &t->arena, bytes, size, id, err);
     smhf_free(bytes);
     return status;
 }
@@ -606,8 +441,8 @@ static smhf_status merge_all(trainer *t, smhf_error *err) {
         }
         SMHF_TRY(merge_pair(t, top.pair, err));
         if (++merges % PROGRESS_EVERY == 0 && options->progress != NULL &&
-            options->progress(options->progress_context, t->tokens.count, options->vocab_size) !=
-                0) {
+            options->progress(options->progress_context, SMHF_WORDPIECE_MERGING, t->tokens.count,
+                              options->vocab_size) != 0) {
             return smhf_fail(err, SMHF_E_CANCELLED, "training was cancelled at %zu tokens",
                              t->tokens.count);
         }
@@ -627,7 +462,6 @@ static smhf_status add_specials(trainer *t, smhf_error *err) {
                                     ? options->special_tokens[i]
                                     : smhf_bytes_from_string(usual[i]);
         uint32_t id;
-        int added;
         if (token.size == 0 || memchr(token.data, '\n', token.size) != NULL ||
             smhf_utf8_validate(token.data, token.size) != token.size) {
             return smhf_fail(err, SMHF_E_ARG,
@@ -635,15 +469,21 @@ static smhf_status add_specials(trainer *t, smhf_error *err) {
                              "breaks, not empty",
                              i);
         }
-        SMHF_TRY(intern(&t->tokens, &t->arena, token.data, token.size, &id, &added, err));
+        SMHF_TRY(smhf_strings_intern(&t->tokens, &t->arena, token.data, token.size, &id, err));
     }
     return SMHF_OK;
+}
+
+static int texts_read(void *context, size_t done, size_t total) {
+    const smhf_wordpiece_options *options = ((trainer *)context)->options;
+    return options->progress(options->progress_context, SMHF_WORDPIECE_READING, done, total);
 }
 
 static smhf_status train(trainer *t, const smhf_text_view *texts, size_t count, smhf_buffer *out,
                          smhf_error *err) {
     SMHF_TRY(add_specials(t, err));
-    SMHF_TRY(count_words(t, texts, count, err));
+    SMHF_TRY(smhf_words_count(&t->words, &t->arena, texts, count, t->options->lowercase,
+                              (t->options->progress != NULL) ? texts_read : NULL, t, err));
     SMHF_TRY(start_vocabulary(t, err));
     SMHF_TRY(merge_all(t, err));
     for (size_t i = 0; i < t->tokens.count; i++) {

@@ -75,6 +75,6 @@ def train_wordpiece(
     limit_alphabet: int,
     lowercase: bool,
     special_tokens: Sequence[bytes],
-    progress: Callable[[int, int], object] | None,
+    progress: Callable[[int, int, int], object] | None,
     /,
 ) -> str: ...

@@ -71,3 +71,40 @@ def test_progress_cancel_and_errors() -> None:
     with pytest.raises(ValueError, match=r"special_tokens\[0\]"):
         smhf.train_wordpiece(["a"], 100, special_tokens=["a\nb"])
     assert issubclass(Cancelled, Exception)
+
+
+def test_any_number_of_threads_gives_the_same_vocabulary(real_texts: list[str]) -> None:
+    from smhf_native.tokenizer import _tokenizer
+
+    texts = [*real_texts[:6000], "long " * 300_000, *real_texts[6000:9000]]  # several parts of a round
+    vocabularies = []
+    try:
+        for threads in (1, 2, 5):
+            _tokenizer.set_threads(threads)
+            vocabularies.append(list(smhf.train_wordpiece(texts, 3000).get_vocab()))
+    finally:
+        _tokenizer.set_threads(2)
+    assert vocabularies[0] == vocabularies[1] == vocabularies[2]
+    # The first of several faults is the one that is told, whichever thread meets it.
+    broken = [*texts[:5000], "a\udc00", *texts[5000:], "b\ud800"]
+    with pytest.raises(ValueError, match=r"texts\[5000\]: lone surrogate U\+DC00 at character 1"):
+        smhf.train_wordpiece(broken, 3000)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_progress_is_shown(
+    installed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], peer: Any
+) -> None:
+    import sys
+    import time
+
+    if installed:
+        peer("tqdm")
+    else:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+        monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+        clock = iter(range(0, 100_000, 3))
+        monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))  # 3 s between two looks
+    smhf.train_wordpiece([f"w{i} word{i} {i}{i}ing" for i in range(3000)], 2000, progress=True)
+    err = capsys.readouterr().err
+    assert "reading" in err if installed else "merging: " in err and "of 2000 tokens, " in err and "s left" in err
