@@ -336,6 +336,11 @@ class Model:
         """
         self._core.set_precision(precision)
 
+    @property
+    def parameter_names(self) -> list[str]:
+        """Names of all weights, in the order of the network."""
+        return list(self._core.parameter_names())
+
     def parameters(self) -> dict[str, npt.NDArray[np.float32]]:
         """Copy every weight: checkpoint name to float32 array."""
         return {name: self._core.parameter(i) for i, name in enumerate(self._core.parameter_names())}

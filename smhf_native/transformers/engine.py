@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -156,9 +156,20 @@ class StepEngine:
     warmup, total : schedule in optimizer steps
     done : steps made before, whose optimizer state cannot be read: the moments start at zero, and the
         schedule goes on where it was when it is linear past its warm-up or constant
+    freeze : names of weights that are not trained
+    checkpointing : compute the inside of layers again in the backward pass
     """
 
-    def __init__(self, model: Any, args: Any, warmup: int, total: int, done: int = 0):
+    def __init__(
+        self,
+        model: Any,
+        args: Any,
+        warmup: int,
+        total: int,
+        done: int = 0,
+        freeze: Iterable[str] = (),
+        checkpointing: bool = False,
+    ):
         from smhf_native.model import Trainer
 
         rate = args.learning_rate
@@ -189,6 +200,8 @@ class StepEngine:
             label_smoothing=smoothing,
             seed=args.seed,
             dropout=True,
+            freeze=sorted(freeze),
+            gradient_checkpointing=checkpointing or args.gradient_checkpointing,
         )
 
     def forward_backward(self, batch: dict[str, npt.NDArray[Any]], accumulation: int) -> float:

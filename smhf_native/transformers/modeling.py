@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from smhf_native.datasets.tensors import Tensor, as_tensor
+from smhf_native.datasets.tensors import as_tensor
 from smhf_native.hub import MODEL_FILES, resolve
 from smhf_native.transformers import engine
 from smhf_native.transformers.configuration import AutoConfig, PretrainedConfig
@@ -23,6 +23,7 @@ from smhf_native.transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from smhf_native.transformers.modules import Module, Parameter, parameters_under
 from smhf_native.transformers.trainer_utils import current_seed
 from smhf_native.transformers.utils import logging
 
@@ -71,6 +72,8 @@ class PreTrainedModel:
             native = Model.from_config(_plain(config), seed=current_seed(), task=self.task)
         self.native = native
         self.training = False
+        self.frozen: set[str] = set()  # names of weights whose requires_grad is False
+        self.gradient_checkpointing = False
 
     @classmethod
     def _check(cls, config: PretrainedConfig) -> None:
@@ -168,29 +171,31 @@ class PreTrainedModel:
         """Return weight name to array (copies)."""
         return {name: as_tensor(array) for name, array in self.native.parameters().items()}
 
-    def named_parameters(self) -> Iterator[tuple[str, Any]]:
-        """Yield (name, array) of every weight (copies)."""
-        for name, array in self.native.parameters().items():
-            yield name, as_tensor(array).view(Parameter)
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Yield (name, parameter) of every weight: copies that can be frozen (``requires_grad = False``)."""
+        return parameters_under(self, "")
 
-    def parameters(self) -> Iterator[Any]:
+    def parameters(self) -> Iterator[Parameter]:
         """Yield every weight (copies)."""
         for _, parameter in self.named_parameters():
             yield parameter
 
     def requires_grad_(self, requires_grad: bool = True) -> PreTrainedModel:
-        """Return the model; ``False`` is refused, because every weight is trained."""
-        if not requires_grad:
-            raise NotImplementedError(_NO_FREEZING)
+        """Freeze or thaw every weight; the Trainer refuses a model that has nothing left to train."""
+        self.frozen.clear()
+        self.frozen.update(() if requires_grad else self.native.parameter_names)
         return self
 
+    @property
+    def base_model(self) -> Module:
+        """Return the encoder's weights, as ``model.distilbert`` or ``model.bert`` does."""
+        return Module(self, self.base_model_prefix)
+
     def __getattr__(self, name: str) -> Any:
-        """Refuse modules by name: the network is one piece of C, not a tree of modules."""
-        if name in ("distilbert", "bert", "classifier", "pre_classifier", "base_model", "qa_outputs"):
-            raise AttributeError(
-                f"model.{name}: the modules of the network cannot be reached one by one (to freeze some: "
-                "not supported yet, every weight is trained); weights are in state_dict()"
-            )
+        """Return a module of the network (``model.distilbert``, ``model.classifier``): its weights, to freeze."""
+        if not name.startswith("_") and "native" in self.__dict__:
+            if any(other.startswith(f"{name}.") for other in self.native.parameter_names):
+                return Module(self, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
@@ -199,10 +204,16 @@ class PreTrainedModel:
             int(np.prod(array.shape))
             for name, array in self.native.parameters().items()
             if not (exclude_embeddings and "embeddings.word" in name)
+            and not (only_trainable and name in self.frozen)
         )
 
     def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:
-        """Do nothing: activations of a batch fit."""
+        """Compute the inside of layers again in the backward pass instead of keeping it."""
+        self.gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep the inside of layers for the backward pass."""
+        self.gradient_checkpointing = False
 
     # -- files ----------------------------------------------------------------------------------
 
@@ -238,28 +249,6 @@ class PreTrainedModel:
     def from_config(cls, config: PretrainedConfig, **_: Any) -> Any:
         """Return a model with fresh weights (normal, 0.02; seed of :func:`set_seed`)."""
         return cls(config)
-
-
-_NO_FREEZING = "freezing weights (requires_grad=False) is not supported yet: every weight is trained"
-
-
-class Parameter(Tensor):
-    """A weight as scripts look at it: a copy that says that it is trained, and cannot be told otherwise."""
-
-    @property
-    def requires_grad(self) -> bool:
-        """Return True: every weight is trained."""
-        return True
-
-    @requires_grad.setter
-    def requires_grad(self, value: bool) -> None:
-        if not value:
-            raise NotImplementedError(_NO_FREEZING)
-
-    def requires_grad_(self, requires_grad: bool = True) -> Parameter:
-        """Return the weight; ``False`` is refused."""
-        self.requires_grad = requires_grad
-        return self
 
 
 # -- heads --------------------------------------------------------------------------------------

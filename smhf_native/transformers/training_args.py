@@ -39,7 +39,7 @@ _WITHOUT_EFFECT = frozenset(
     """logging_dir overwrite_output_dir report_to run_name project log_level log_level_replica log_on_each_node
     dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
     dataloader_multiprocessing_context dataloader_in_order torch_compile torch_compile_backend
-    torch_compile_mode gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing
+    torch_compile_mode gradient_checkpointing_kwargs activation_checkpointing
     activation_checkpointing_kwargs use_cpu use_mps_device jit_mode_eval use_ipex tf32 torch_empty_cache_steps
     skip_memory_metrics full_determinism ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers
     ddp_static_graph ddp_backend ddp_timeout local_rank xpu_backend tpu_num_cores average_tokens_across_devices
@@ -120,6 +120,7 @@ class TrainingArguments:
     data_seed: int | None = None
     fp16: bool = False
     bf16: bool = False
+    gradient_checkpointing: bool = False
     dataloader_drop_last: bool = False
     disable_tqdm: bool = False
     remove_unused_columns: bool = True

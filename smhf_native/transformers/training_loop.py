@@ -200,6 +200,8 @@ class TrainingRun:
             args.get_warmup_steps(self.max_steps),
             self.max_steps,
             done=trainer.state.global_step if stateless else 0,
+            freeze=trainer.model.frozen,
+            checkpointing=trainer.model.gradient_checkpointing,
         )
         self._engine = engine
         self._resume(engine)

@@ -526,22 +526,3 @@ def test_plain_progress_lines_name_pace_and_time_left(
     trainer.train()
     line = re.search(r"step (\d+) of 8, [0-9.e+]+ steps/s, (\d+) s left", capsys.readouterr().err)
     assert line and int(line[1]) >= 1
-
-
-def test_freezing_is_refused_not_ignored(tiny_model: Path) -> None:
-    from smhf_native.transformers import AutoModelForSequenceClassification
-
-    model = AutoModelForSequenceClassification.from_pretrained(str(tiny_model))
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    name, parameter = next(model.named_parameters())
-    assert parameter.shape == model.state_dict()[name].shape
-    for freeze in (
-        lambda: setattr(parameter, "requires_grad", False),
-        lambda: parameter.requires_grad_(False),
-        lambda: model.requires_grad_(False),
-    ):
-        with pytest.raises(NotImplementedError, match=r"freezing weights .* every weight is trained"):
-            freeze()
-    with pytest.raises(AttributeError, match=r"model\.distilbert: .* cannot be reached one by one"):
-        model.distilbert.embeddings.requires_grad_(False)
-    assert model.requires_grad_(True) is model and not hasattr(model, "score")
