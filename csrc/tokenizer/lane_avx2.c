@@ -1,6 +1,8 @@
 /* lane_avx2.c: the loops of lane_body.h for processors with AVX2. */
 #include "tokenizer/tokenizer_internal.h"
 
+#include "common/mem.h"
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 

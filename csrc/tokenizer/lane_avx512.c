@@ -1,6 +1,8 @@
 /* lane_avx512.c: the loops of lane_body.h for processors with AVX-512. */
 #include "tokenizer/tokenizer_internal.h"
 
+#include "common/mem.h"
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 

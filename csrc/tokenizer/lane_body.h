@@ -353,28 +353,41 @@ static smhf_status normalize(const smhf_charmap *map, const smhf_text_view *text
 
 /* --- Stage two ------------------------------------------------------------------------------- */
 
-static inline int32_t find_short(const smhf_word_table *table, uint64_t key) {
-    for (uint32_t at = smhf_word_hash(key, 0) & table->short_mask;;
-         at = (at + 1) & table->short_mask) {
-        const smhf_short_line *line = &table->short_lines[at];
-#if TIER == 2
-        uint32_t hit = (uint32_t)_mm512_cmpeq_epi64_mask(_mm512_load_si512(line),
-                                                         _mm512_set1_epi64((long long)key)) &
-                       31u;
-#elif TIER == 1
-        __m256i wanted = _mm256_set1_epi64x((long long)key);
-        __m256i four = _mm256_load_si256((const __m256i *)(const void *)line);
-        uint32_t hit =
-            (uint32_t)_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(four, wanted))) |
-            (uint32_t)(line->keys[4] == key) << 4;
+/* The lowest `bits` (up to 255) bits of a word, all of them from 64 on. */
+static inline uint64_t keep_low(uint64_t value, size_t bits) {
+#if TIER > 0
+    return _bzhi_u64(value, (unsigned)bits);
 #else
-        uint32_t hit = 0;
-        for (uint32_t i = 0; i < WORD_SHORT_KEYS; i++) {
-            hit |= (uint32_t)(line->keys[i] == key) << i;
-        }
+    return (bits >= 64) ? value : value & (((uint64_t)1 << bits) - 1);
 #endif
-        if (hit != 0) {
-            return (int32_t)line->ids[__builtin_ctz(hit)];
+}
+
+/* Keys of a line that are equal to one of up to 8 bytes, as bits. */
+static inline uint32_t short_hits(const smhf_short_line *line, uint64_t key) {
+#if TIER == 2
+    __m512i wanted = _mm512_set1_epi64((long long)key);
+    return (uint32_t)_mm512_cmpeq_epi64_mask(_mm512_load_si512(line), wanted) & 31u;
+#elif TIER == 1
+    __m256i wanted = _mm256_set1_epi64x((long long)key);
+    __m256i four = _mm256_load_si256((const __m256i *)(const void *)line);
+    __m256d equal = _mm256_castsi256_pd(_mm256_cmpeq_epi64(four, wanted));
+    return (uint32_t)_mm256_movemask_pd(equal) | (uint32_t)(line->keys[4] == key) << 4;
+#else
+    uint32_t hits = 0;
+    for (uint32_t i = 0; i < WORD_SHORT_KEYS; i++) {
+        hits |= (uint32_t)(line->keys[i] == key) << i;
+    }
+    return hits;
+#endif
+}
+
+static inline int32_t find_short(const smhf_word_table *table, uint64_t key) {
+    for (size_t at = smhf_word_line(smhf_word_hash(key, 0), table->short_count);;
+         at = (at + 1 < table->short_count) ? at + 1 : 0) {
+        const smhf_short_line *line = &table->short_lines[at];
+        uint32_t hits = short_hits(line, key);
+        if (hits != 0) {
+            return (int32_t)line->ids[__builtin_ctz(hits)];
         }
         if (!line->overflow) {
             return -1;
@@ -382,64 +395,88 @@ static inline int32_t find_short(const smhf_word_table *table, uint64_t key) {
     }
 }
 
+static inline uint32_t long_hits(const smhf_long_line *line, uint64_t low, uint64_t high) {
+    uint32_t hits = 0;
+    for (uint32_t i = 0; i < WORD_LONG_KEYS; i++) {
+        hits |= (uint32_t)((line->low[i] == low) & (line->high[i] == high)) << i;
+    }
+    return hits;
+}
+
 static inline int32_t find_long(const smhf_word_table *table, uint64_t low, uint64_t high) {
-    for (uint32_t at = smhf_word_hash(low, high) & table->long_mask;;
-         at = (at + 1) & table->long_mask) {
+    for (size_t at = smhf_word_line(smhf_word_hash(low, high), table->long_count);;
+         at = (at + 1 < table->long_count) ? at + 1 : 0) {
         const smhf_long_line *line = &table->long_lines[at];
-        uint32_t hit = 0;
-        for (uint32_t i = 0; i < WORD_LONG_KEYS; i++) {
-            hit |= (uint32_t)((line->low[i] == low) & (line->high[i] == high)) << i;
-        }
-        if (hit != 0) {
-            return (int32_t)line->ids[__builtin_ctz(hit)];
+        uint32_t hits = long_hits(line, low, high);
+        if (hits != 0) {
+            return (int32_t)line->ids[__builtin_ctz(hits)];
         }
         if (!line->overflow) {
             return -1;
         }
     }
+}
+
+/* Bit i: the filter knows the key base + (masks of i + 1 bytes of `word`) * spread. */
+static inline uint32_t filter_eight(const smhf_key_filter *filter, uint64_t word, uint64_t spread,
+                                    uint64_t base) {
+#if TIER == 2
+    const __m512i keep = _mm512_setr_epi64(0xFF, 0xFFFF, 0xFFFFFF, 0xFFFFFFFF, 0xFFFFFFFFFF,
+                                           0xFFFFFFFFFFFF, 0xFFFFFFFFFFFFFF, -1);
+    __m512i x = _mm512_and_si512(_mm512_set1_epi64((long long)word), keep);
+    if (spread != 1) {
+        x = _mm512_mullo_epi64(x, _mm512_set1_epi64((long long)spread));
+    }
+    x = _mm512_add_epi64(x, _mm512_set1_epi64((long long)base));
+    x = _mm512_xor_si512(x, _mm512_srli_epi64(x, 32));
+    x = _mm512_mullo_epi64(x, _mm512_set1_epi64((long long)FILTER_MIX));
+    x = _mm512_srl_epi64(x, _mm_cvtsi32_si128((int)filter->shift));
+    __m256i words = _mm512_i64gather_epi32(_mm512_srli_epi64(x, 5), filter->bits, 4);
+    __m256i at = _mm256_and_si256(_mm512_cvtepi64_epi32(x), _mm256_set1_epi32(31));
+    return _mm256_test_epi32_mask(_mm256_srlv_epi32(words, at), _mm256_set1_epi32(1));
+#else
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < 8; i++) {
+        uint64_t x = base + keep_low(word, 8 * (i + 1)) * spread;
+        x = (x ^ (x >> 32)) * FILTER_MIX;
+        x >>= filter->shift;
+        found |= ((filter->bits[x >> 5] >> (x & 31)) & 1) << i;
+    }
+    return found;
+#endif
 }
 
 /* Bytes of the longest key that `data` begins with, 0 if none. Keys are whole characters, so what
  * matches ends where a character ends. */
-static size_t longest_prefix(const smhf_vocab *vocab, int continued, const uint8_t *data,
-                             size_t size, int32_t *id) {
+static inline size_t longest_prefix(const smhf_vocab *vocab, int continued, const uint8_t *data,
+                                    size_t size, int32_t *id) {
     const smhf_word_table *table = &vocab->words[continued];
-    const smhf_vocab_table *all = continued ? &vocab->continued : &vocab->whole;
+    const smhf_key_filter *filter = &vocab->filter;
+    uint64_t salt = continued ? FILTER_CONTINUED : 0;
     uint64_t low = smhf_load8(data), high = smhf_load8(data + 8);
-    if (size >= 3) {
-        uint32_t lengths = table->prefixes[smhf_prefix_hash(low) & table->prefix_mask];
-        if (size < WORD_LENGTHS) {
-            lengths &= (2u << size) - 1;
-        }
-        while (lengths != 0) {
-            uint32_t n = 31 - (uint32_t)__builtin_clz(lengths);
-            lengths ^= 1u << n;
-            if (n <= 8) {
-                *id = find_short(table, smhf_keep_bytes(low, n));
-            } else if (n <= WORD_LONG_BYTES) {
-                *id = find_long(table, low, smhf_keep_bytes(high, n - 8));
-            } else if (n < WORD_LENGTHS) {
-                *id = smhf_vocab_find(vocab, all, data, n);
-            } else {
-                size_t most = (size < all->max_bytes) ? size : all->max_bytes;
-                for (size_t m = most; m >= WORD_LENGTHS; m--) {
-                    if (smhf_vocab_has_length(all, m) &&
-                        (*id = smhf_vocab_find(vocab, all, data, m)) >= 0) {
-                        return m;
-                    }
+    uint32_t found = filter_eight(filter, low, 1, salt); /* bit n - 1: perhaps a key of n bytes */
+    if (size > 8) {
+        found |= filter_eight(filter, high, FILTER_SPREAD, low + salt) << 8;
+        if (size > WORD_LONG_BYTES && smhf_filter_has(filter, low, high, salt + FILTER_LONGER)) {
+            size_t most = vocab->others[continued].max_bytes;
+            for (size_t n = (size < most) ? size : most; n > WORD_LONG_BYTES; n--) {
+                if ((*id = smhf_vocab_find_other(vocab, continued, data, n)) >= 0) {
+                    return n;
                 }
-                continue;
-            }
-            if (*id >= 0) {
-                return n;
             }
         }
     }
-    if (size >= 2 && (*id = find_short(table, low & 0xFFFF)) >= 0) {
-        return 2;
+    found = (uint32_t)keep_low(found, size < WORD_LONG_BYTES ? size : WORD_LONG_BYTES);
+    while (found != 0) {
+        uint32_t n = 32 - (uint32_t)__builtin_clz(found);
+        *id = (n <= 8) ? find_short(table, keep_low(low, 8 * n))
+                       : find_long(table, low, keep_low(high, 8 * n - 64));
+        if (*id >= 0) {
+            return n;
+        }
+        found ^= 1u << (n - 1);
     }
-    *id = find_short(table, low & 0xFF);
-    return (*id >= 0) ? 1 : 0;
+    return 0;
 }
 
 static inline void put_token(const smhf_lane_scratch *text, const smhf_lane_job *job, int detail,
@@ -491,23 +528,84 @@ static __attribute__((noinline)) void put_pieces(const smhf_vocab *vocab,
     out->count = n;
 }
 
+/* Units whose lines are on their way from memory while others are looked at. */
+#define AHEAD 32
+
+typedef struct probe {
+    const void *line;
+    uint64_t low, high;
+} probe;
+
+/* Where units of up to 16 bytes would be found. */
+static inline void aim(const smhf_word_table *table, const smhf_lane_scratch *text, size_t from,
+                       size_t count, probe *probes) {
+    for (size_t i = 0; i < count; i++) {
+        size_t begin = text->starts[from + i], size = text->ends[from + i] - begin;
+        size = (size < WORD_LONG_BYTES) ? size : WORD_LONG_BYTES;
+        uint64_t low = keep_low(smhf_load8(text->bytes + begin), 8 * size);
+        uint64_t high = keep_low(smhf_load8(text->bytes + begin + 8), size > 8 ? 8 * size - 64 : 0);
+        uint32_t hash = smhf_word_hash(low, high);
+        const char *lines = (size > 8) ? (const char *)table->long_lines
+                                       : (const char *)table->short_lines;
+        uint32_t number = (size > 8) ? table->long_count : table->short_count;
+        const char *line = lines + smhf_word_line(hash, number) * SMHF_CACHE_LINE;
+        __builtin_prefetch(line);
+        probes[i] = (probe){line, low, high};
+    }
+}
+
+/* The id of a unit in the line it was aimed at; -1: not there; -2: perhaps in the next line. */
+static inline int32_t look(const probe *p, size_t size) {
+#if TIER == 2
+    /* both kinds of lines in one way: whether a word is long is what branches guess wrong */
+    int is_long = size > 8;
+    __m512i wanted = _mm512_mask_set1_epi64(_mm512_set1_epi64((long long)p->low),
+                                            is_long ? (__mmask8)0x38 : (__mmask8)0,
+                                            (long long)p->high);
+    uint32_t equal = _mm512_cmpeq_epi64_mask(_mm512_load_si512(p->line), wanted);
+    uint32_t hits = is_long ? (equal & equal >> 3 & 7u) : (equal & 31u);
+    const uint32_t *ids = (const uint32_t *)p->line + (is_long ? 12 : 10);
+    if (hits != 0) {
+        return (int32_t)ids[__builtin_ctz(hits)];
+    }
+    return ((const uint32_t *)p->line)[15] ? -2 : -1;
+#else
+    const smhf_short_line *shorts = p->line;
+    const smhf_long_line *longs = p->line;
+    uint32_t hits = (size <= 8) ? short_hits(shorts, p->low) : long_hits(longs, p->low, p->high);
+    if (hits != 0) {
+        uint32_t at = (uint32_t)__builtin_ctz(hits);
+        return (int32_t)((size <= 8) ? shorts->ids[at] : longs->ids[at]);
+    }
+    return (size <= 8 ? shorts->overflow : longs->overflow) ? -2 : -1;
+#endif
+}
+
 static inline smhf_status match_units(const smhf_vocab *vocab, const smhf_lane_scratch *text,
                                       smhf_lane_job *job, int detail, smhf_pieces *out,
                                       smhf_error *err) {
     const smhf_word_table *whole = &vocab->words[0];
-    const uint8_t *data = text->bytes;
-    size_t units = text->units, n = out->count;
+    size_t units = text->units, n = out->count, aimed = 0;
+    probe probes[2 * AHEAD];
     SMHF_TRY(smhf_pieces_reserve(out, n + units, err));
     for (size_t k = 0; k < units && n < job->stop; k++) {
-        size_t begin = text->starts[k], end = text->ends[k], size = end - begin;
-        int32_t id = -1;
-        if (size <= 8) {
-            id = find_short(whole, smhf_keep_bytes(smhf_load8(data + begin), size));
-        } else if (size <= WORD_LONG_BYTES) {
-            id = find_long(whole, smhf_load8(data + begin),
-                           smhf_keep_bytes(smhf_load8(data + begin + 8), size - 8));
+        if (k + AHEAD >= aimed && aimed < units) {
+            size_t count = (units - aimed < AHEAD) ? units - aimed : AHEAD;
+            aim(whole, text, aimed, count, probes + aimed % (2 * AHEAD));
+            aimed += count;
+            if (k + AHEAD >= aimed && aimed < units) { /* the first time */
+                count = (units - aimed < AHEAD) ? units - aimed : AHEAD;
+                aim(whole, text, aimed, count, probes + aimed % (2 * AHEAD));
+                aimed += count;
+            }
         }
-        if (id >= 0) {
+        size_t begin = text->starts[k], end = text->ends[k], size = end - begin;
+        const probe *p = &probes[k % (2 * AHEAD)];
+        int32_t id = look(p, size);
+        if (id == -2) {
+            id = (size <= 8) ? find_short(whole, p->low) : find_long(whole, p->low, p->high);
+        }
+        if (id >= 0 && size <= WORD_LONG_BYTES) {
             put_token(text, job, detail, id, begin, end, out, n);
             n++;
         } else {

@@ -137,20 +137,15 @@ static smhf_status spell(smhf_worker *worker, const uint32_t *chars, size_t coun
         }
     }
     worker->word_start[count] = (uint32_t)written;
-    memset(worker->word + written, 0, 16); /* what masked loads may touch */
     return SMHF_OK;
 }
 
-/* Longest key of `table` that starts at character `from`: its end, or 0. */
-static size_t longest_match(const smhf_vocab *vocab, const smhf_vocab_table *table,
-                            const smhf_worker *worker, size_t from, size_t count, int32_t *id) {
+/* Longest key that starts at character `from`: its end, or 0. */
+static size_t longest_match(const smhf_vocab *vocab, const smhf_worker *worker, size_t from,
+                            size_t count, int32_t *id) {
     const uint32_t *start = worker->word_start;
     for (size_t end = count; end > from; end--) {
-        size_t size = start[end] - start[from];
-        if (size > table->max_bytes || !smhf_vocab_has_length(table, size)) {
-            continue;
-        }
-        *id = smhf_vocab_find(vocab, table, worker->word + start[from], size);
+        *id = smhf_vocab_find(vocab, from > 0, worker->word + start[from], start[end] - start[from]);
         if (*id >= 0) {
             return end;
         }
@@ -173,8 +168,7 @@ static smhf_status put_word(segmenter *s, const uint32_t *chars, const uint32_t 
     SMHF_TRY(spell(worker, chars, count, err));
     for (size_t from = 0; from < count;) {
         int32_t id = -1;
-        size_t end = longest_match(vocab, (from == 0) ? &vocab->whole : &vocab->continued, worker,
-                                   from, count, &id);
+        size_t end = longest_match(vocab, worker, from, count, &id);
         if (end == 0) { /* one piece fails: the word is unknown as a whole */
             s->out->count = mark;
             status = put_unknown(s, source, count, err);

@@ -395,13 +395,7 @@ void smhf_tokenizer_free(smhf_tokenizer *tokenizer) {
 /* --- Opening --------------------------------------------------------------------------------- */
 
 static smhf_status read_vocab(smhf_tokenizer_spec *spec, smhf_bytes_view text, smhf_error *err) {
-    smhf_vocab_entry *entries;
-    size_t count;
-    SMHF_TRY(smhf_vocab_read_lines(text, &spec->arena, &entries, &count, err));
-    for (size_t i = 0; i < count; i++) {
-        SMHF_TRY(smhf_spec_add_entry(spec, entries[i].token, entries[i].id, err));
-    }
-    return SMHF_OK;
+    return smhf_vocab_read_lines(text, &spec->entries, &spec->count, &spec->capacity, err);
 }
 
 typedef smhf_status (*text_reader)(smhf_tokenizer_spec *, smhf_bytes_view, smhf_error *);

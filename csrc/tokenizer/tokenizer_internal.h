@@ -90,23 +90,26 @@ static inline uint32_t smhf_text_at(const smhf_text_view *text, size_t at) {
 
 /* --- vocab.c: tokens and ids ----------------------------------------------------------------- */
 
-typedef struct smhf_vocab_table {
-    uint64_t *slots; /* [mask + 1] tag << 32 | id + 1; 0: empty */
+/* Keys that are longer than 16 bytes, hold a NUL, or can be no word of a text. */
+typedef struct smhf_other_keys {
+    uint32_t *slots; /* [mask + 1] id + 1; 0: empty */
     uint32_t mask;
-    uint32_t max_bytes;  /* longest key */
-    uint64_t lengths[2]; /* bit n: some key has n bytes (n < 127; bit 127: longer ones) */
-} smhf_vocab_table;
+    uint32_t max_bytes; /* longest key */
+} smhf_other_keys;
 
 typedef struct smhf_vocab {
-    uint8_t *bytes;             /* all tokens, then 16 bytes so that keys may be read in words */
-    uint32_t *start;            /* [ids + 1] where a token's bytes begin; UINT32_MAX: no such id */
-    uint32_t *length;           /* [ids] */
-    uint32_t ids;               /* greatest id + 1 */
-    uint32_t tokens;            /* distinct tokens */
-    uint32_t prefix;            /* bytes of the continuation prefix */
-    smhf_vocab_table whole;     /* every token */
-    smhf_vocab_table continued; /* tokens that start with the prefix, without it */
-    smhf_word_table words[2];   /* the same for the quick way: [0] whole, [1] continued */
+    uint8_t *bytes;          /* all tokens, then 16 bytes so that keys may be read in words */
+    uint32_t *start;         /* [ids + 1] where a token's bytes begin; UINT32_MAX: no such id */
+    uint32_t *length;        /* [ids] */
+    uint32_t ids;            /* greatest id + 1 */
+    uint32_t tokens;         /* distinct tokens */
+    uint32_t prefix;         /* bytes of the continuation prefix, without which its keys are kept */
+    int prefix_splits;       /* no word starts with the prefix: its tokens are continuing only */
+    const uint8_t *prefix_bytes;
+    uint64_t splits[2];      /* bit c: NUL, or an ASCII character that is a unit of its own */
+    smhf_word_table words[2];  /* [0] words from their beginning, [1] continuing pieces */
+    smhf_other_keys others[2]; /* the same */
+    smhf_key_filter filter;    /* of all of these */
 } smhf_vocab;
 
 typedef struct smhf_vocab_entry {
@@ -114,24 +117,20 @@ typedef struct smhf_vocab_entry {
     int32_t id;
 } smhf_vocab_entry;
 
-/* Of entries with equal tokens the last one counts. Memory is the arena's. */
+/* Of entries with equal tokens the last one counts. Memory is the arena's, `prefix` too. */
 smhf_status smhf_vocab_build(smhf_vocab *vocab, smhf_arena *arena, const smhf_vocab_entry *entries,
                              size_t count, smhf_bytes_view prefix, smhf_error *err) SMHF_MUST_USE;
-/* -1 when absent. Up to 16 bytes past the key are read (and ignored). */
-int32_t smhf_vocab_find(const smhf_vocab *vocab, const smhf_vocab_table *table, const uint8_t *key,
-                        size_t size);
-/* The same for keys that nothing readable follows. */
+/* A word from its beginning, or a continuing piece (without the prefix); -1 when absent. */
+int32_t smhf_vocab_find(const smhf_vocab *vocab, int continued, const uint8_t *key, size_t size);
+/* The same for keys that are known to be in no word table. */
+int32_t smhf_vocab_find_other(const smhf_vocab *vocab, int continued, const uint8_t *key,
+                              size_t size);
+/* A token as it is written, prefix and all. */
 int32_t smhf_vocab_find_view(const smhf_vocab *vocab, smhf_bytes_view key);
 int smhf_vocab_token(const smhf_vocab *vocab, int32_t id, smhf_bytes_view *out);
-/* vocab.txt → entries that point into `text`, allocated in the arena. */
-smhf_status smhf_vocab_read_lines(smhf_bytes_view text, smhf_arena *arena,
-                                  smhf_vocab_entry **entries, size_t *count,
-                                  smhf_error *err) SMHF_MUST_USE;
-
-static inline int smhf_vocab_has_length(const smhf_vocab_table *table, size_t size) {
-    size_t bit = (size < 127) ? size : 127;
-    return (int)((table->lengths[bit >> 6] >> (bit & 63)) & 1);
-}
+/* vocab.txt → entries that point into `text`, in an array that grows. */
+smhf_status smhf_vocab_read_lines(smhf_bytes_view text, smhf_vocab_entry **entries, size_t *count,
+                                  size_t *capacity, smhf_error *err) SMHF_MUST_USE;
 
 /* --- added_tokens.c: leftmost-longest search ------------------------------------------------- */
 

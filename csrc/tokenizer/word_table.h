@@ -2,9 +2,10 @@
  *
  * A line holds 5 keys of up to 8 bytes, or 3 of 9 to 16, with their ids: the key itself is stored,
  * so a hit needs no second look at the token's bytes. Keys hold no NUL, hence their length is
- * implied. Longer keys, and those with a NUL, live in the hash of vocab.c alone.
- * `prefixes` tells which key lengths begin with given three bytes, so that the search for the
- * longest prefix tries two or three lengths of a word instead of all.
+ * implied. Longer keys, and those with a NUL, live in the hash of vocab.c.
+ *
+ * A key filter (one bit a key, a sixteenth of them set) answers "is there perhaps such a key" for
+ * all prefixes of a word at once, so that the search for the longest one touches one or two lines.
  */
 #ifndef SMHF_WORD_TABLE_H
 #define SMHF_WORD_TABLE_H
@@ -18,7 +19,6 @@
 #define WORD_SHORT_KEYS 5
 #define WORD_LONG_KEYS 3
 #define WORD_LONG_BYTES 16 /* longest key of a word table */
-#define WORD_LENGTHS 31    /* bit of `prefixes` for keys of 31 and more bytes */
 
 typedef struct smhf_short_line {
     uint64_t keys[WORD_SHORT_KEYS];
@@ -33,22 +33,22 @@ typedef struct smhf_long_line {
 } smhf_long_line;
 
 typedef struct smhf_word_table {
-    smhf_short_line *short_lines; /* [short_mask + 1] */
-    smhf_long_line *long_lines;   /* [long_mask + 1] */
-    uint32_t *prefixes;           /* [prefix_mask + 1] bit n: a key of n bytes */
-    uint32_t short_mask, long_mask, prefix_mask;
+    smhf_short_line *short_lines; /* [short_count] */
+    smhf_long_line *long_lines;   /* [long_count] */
+    uint32_t short_count, long_count;
 } smhf_word_table;
 
-typedef struct smhf_word_key {
-    const uint8_t *data;
-    uint32_t size; /* at least 1 */
-    int32_t id;
-} smhf_word_key;
+/* Room for so many keys of up to 8 and of 9 to 16 bytes. Memory is the arena's. */
+smhf_status smhf_word_table_init(smhf_word_table *table, smhf_arena *arena, size_t shorts,
+                                 size_t longs, smhf_error *err) SMHF_MUST_USE;
+/* The key is 1 to 16 bytes without a NUL, zeros behind them. Returns `id` when it is new, else the
+ * id it had, which stays. No more keys of a size may be added than there is room for. */
+int32_t smhf_word_table_add(smhf_word_table *table, uint64_t low, uint64_t high, uint32_t size,
+                            int32_t id);
 
-/* Keys are distinct. Memory is the arena's. */
-smhf_status smhf_word_table_build(smhf_word_table *table, smhf_arena *arena,
-                                  const smhf_word_key *keys, size_t count,
-                                  smhf_error *err) SMHF_MUST_USE;
+/* The id of a key as above, -1 when absent. */
+int32_t smhf_word_table_find(const smhf_word_table *table, uint64_t low, uint64_t high,
+                             uint32_t size);
 
 static inline uint32_t smhf_word_hash(uint64_t low, uint64_t high) {
     unsigned __int128 product =
@@ -56,9 +56,9 @@ static inline uint32_t smhf_word_hash(uint64_t low, uint64_t high) {
     return (uint32_t)(product >> 64) ^ (uint32_t)product;
 }
 
-static inline uint32_t smhf_prefix_hash(uint64_t low) {
-    uint32_t key = (uint32_t)low & 0xFFFFFFu;
-    return (key * 0x9E3779B1u) >> 14;
+/* The line of a hash: a multiplication instead of a mask, so that any number of lines will do. */
+static inline size_t smhf_word_line(uint32_t hash, uint32_t lines) {
+    return (size_t)((uint64_t)hash * lines >> 32);
 }
 
 static inline uint64_t smhf_load8(const uint8_t *data) {
@@ -70,6 +70,42 @@ static inline uint64_t smhf_load8(const uint8_t *data) {
 /* The first `size` bytes (1 to 8) of a loaded word. */
 static inline uint64_t smhf_keep_bytes(uint64_t value, size_t size) {
     return value & (UINT64_MAX >> (64 - 8 * size));
+}
+
+/* --- Filter ---------------------------------------------------------------------------------- */
+
+#define FILTER_SPREAD 0xD6E8FEB86659FD93u /* of bytes 9 to 16 */
+#define FILTER_MIX 0x9E3779B97F4A7C15u
+#define FILTER_CONTINUED 0x5851F42D4C957F2Du /* added to the keys of continuing pieces */
+#define FILTER_LONGER 0x14057B7EF767814Fu    /* ... of "keys of more than these 16 bytes" */
+
+typedef struct smhf_key_filter {
+    uint32_t *bits;
+    uint32_t shift; /* 64 - log2 of the number of bits */
+} smhf_key_filter;
+
+/* A filter for `count` keys, empty. */
+smhf_status smhf_key_filter_init(smhf_key_filter *filter, smhf_arena *arena, size_t count,
+                                 smhf_error *err) SMHF_MUST_USE;
+
+/* lane_body.h computes the same for eight keys at a time. */
+static inline uint64_t smhf_filter_bit(const smhf_key_filter *filter, uint64_t low, uint64_t high,
+                                       uint64_t salt) {
+    uint64_t x = low + high * FILTER_SPREAD + salt;
+    x = (x ^ (x >> 32)) * FILTER_MIX;
+    return x >> filter->shift;
+}
+
+static inline int smhf_filter_has(const smhf_key_filter *filter, uint64_t low, uint64_t high,
+                                  uint64_t salt) {
+    uint64_t bit = smhf_filter_bit(filter, low, high, salt);
+    return (int)(filter->bits[bit >> 5] >> (bit & 31)) & 1;
+}
+
+static inline void smhf_filter_add(smhf_key_filter *filter, uint64_t low, uint64_t high,
+                                   uint64_t salt) {
+    uint64_t bit = smhf_filter_bit(filter, low, high, salt);
+    filter->bits[bit >> 5] |= (uint32_t)1 << (bit & 31);
 }
 
 #endif
