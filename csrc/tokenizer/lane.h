@@ -10,7 +10,7 @@
  * done at a time; others take one table lookup each. The bitmaps become two arrays of positions.
  * Stage two looks every unit up as a whole (one cache line for words of up to 8 bytes, one for
  * those of up to 16) and cuts what is missing into longest pieces.
- * All tiers give the same bytes; lane_body.h is compiled once for each.
+ * All tiers give the same bytes; lane_body.h and lane_match.h are compiled once for each.
  */
 #ifndef SMHF_LANE_H
 #define SMHF_LANE_H

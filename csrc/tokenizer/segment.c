@@ -145,7 +145,8 @@ static size_t longest_match(const smhf_vocab *vocab, const smhf_worker *worker, 
                             size_t count, int32_t *id) {
     const uint32_t *start = worker->word_start;
     for (size_t end = count; end > from; end--) {
-        *id = smhf_vocab_find(vocab, from > 0, worker->word + start[from], start[end] - start[from]);
+        *id =
+            smhf_vocab_find(vocab, from > 0, worker->word + start[from], start[end] - start[from]);
         if (*id >= 0) {
             return end;
         }

@@ -98,18 +98,19 @@ typedef struct smhf_other_keys {
 } smhf_other_keys;
 
 typedef struct smhf_vocab {
-    uint8_t *bytes;          /* all tokens, then 16 bytes so that keys may be read in words */
-    uint32_t *start;         /* [ids + 1] where a token's bytes begin; UINT32_MAX: no such id */
-    uint32_t *length;        /* [ids] */
-    uint32_t ids;            /* greatest id + 1 */
-    uint32_t tokens;         /* distinct tokens */
-    uint32_t prefix;         /* bytes of the continuation prefix, without which its keys are kept */
-    int prefix_splits;       /* no word starts with the prefix: its tokens are continuing only */
+    uint8_t *bytes;    /* all tokens, then 16 bytes so that keys may be read in words */
+    uint32_t *start;   /* [ids + 1] where a token's bytes begin; UINT32_MAX: no such id */
+    uint32_t *length;  /* [ids] */
+    uint32_t ids;      /* greatest id + 1 */
+    uint32_t tokens;   /* distinct tokens */
+    uint32_t prefix;   /* bytes of the continuation prefix, without which its keys are kept */
+    int prefix_splits; /* no word starts with the prefix: its tokens are continuing only */
     const uint8_t *prefix_bytes;
-    uint64_t splits[2];      /* bit c: NUL, or an ASCII character that is a unit of its own */
+    uint64_t splits[2];        /* bit c: NUL, or an ASCII character that is a unit of its own */
     smhf_word_table words[2];  /* [0] words from their beginning, [1] continuing pieces */
     smhf_other_keys others[2]; /* the same */
     smhf_key_filter filter;    /* of all of these */
+    int large;                 /* 1: more than a core's own caches hold */
 } smhf_vocab;
 
 typedef struct smhf_vocab_entry {

@@ -14,6 +14,7 @@
 #define MAX_TOKEN_BYTES 65535u /* of one token: far beyond any real one */
 #define SPARSE 1000000u        /* ids are array indices: a wild one must not take gigabytes */
 #define PADDING 16
+#define LARGE_KEYS 45000u /* about 1 MB of lines */
 
 /* --- Keys that the word tables do not hold --------------------------------------------------- */
 
@@ -177,9 +178,9 @@ static smhf_status others_init(smhf_other_keys *others, smhf_arena *arena, size_
     }
     others->slots = smhf_arena_calloc(arena, slots, sizeof *others->slots);
     others->mask = (uint32_t)(slots - 1);
-    return (others->slots != NULL) ? SMHF_OK
-                                   : smhf_fail_nomem(err, "vocabulary table",
-                                                     slots * sizeof *others->slots);
+    return (others->slots != NULL)
+               ? SMHF_OK
+               : smhf_fail_nomem(err, "vocabulary table", slots * sizeof *others->slots);
 }
 
 static smhf_status allocate(smhf_vocab *vocab, smhf_arena *arena, const key_counts *counts,
@@ -203,28 +204,70 @@ static smhf_status allocate(smhf_vocab *vocab, smhf_arena *arena, const key_coun
     return SMHF_OK;
 }
 
-/* Adds a key that may be there already: the id that it has now. */
-static int32_t add_key(smhf_vocab *vocab, int continued, const uint8_t *key, size_t size,
-                       int32_t id) {
+/* Where the id + 1 of a key is kept. */
+static uint32_t *key_slot(smhf_vocab *vocab, int continued, const uint8_t *key, size_t size) {
     uint64_t salt = continued ? FILTER_CONTINUED : 0;
     uint64_t low, high;
     if (pack_key(vocab, key, size, &low, &high)) {
         smhf_filter_add(&vocab->filter, low, high, salt);
-        return smhf_word_table_add(&vocab->words[continued], low, high, (uint32_t)size, id);
+        return smhf_word_table_slot(&vocab->words[continued], low, high, (uint32_t)size);
     }
     smhf_other_keys *others = &vocab->others[continued];
-    uint32_t *slot = others_slot(vocab, others, continued ? vocab->prefix : 0, key, size);
-    if (*slot != 0) {
-        return (int32_t)*slot - 1;
-    }
-    *slot = (uint32_t)id + 1;
     if (size > others->max_bytes) {
         others->max_bytes = (uint32_t)size;
     }
     if (size > WORD_LONG_BYTES) {
         smhf_filter_add(&vocab->filter, smhf_load8(key), smhf_load8(key + 8), salt + FILTER_LONGER);
     }
-    return id;
+    return others_slot(vocab, others, continued ? vocab->prefix : 0, key, size);
+}
+
+/* Adds a token under its one or two keys. When it is there already, the later entry counts: that
+ * is this one while entries are taken in order (`forwards`), else the one that was there. */
+static void add_token(smhf_vocab *vocab, smhf_bytes_view token, uint32_t id, size_t *used,
+                      int forwards) {
+    uint8_t *place = vocab->bytes + *used;
+    if (token.size > 0) {
+        memcpy(place, token.data, token.size);
+    }
+    int continued = has_prefix(vocab, place, token.size);
+    uint32_t *slots[2] = {NULL, NULL};
+    if (!continued || !vocab->prefix_splits) {
+        slots[0] = key_slot(vocab, 0, place, token.size);
+    }
+    if (continued) {
+        slots[1] = key_slot(vocab, 1, place + vocab->prefix, token.size - vocab->prefix);
+    }
+    uint32_t known = *(slots[0] != NULL ? slots[0] : slots[1]);
+    if (known != 0 && !forwards) {
+        memset(place, 0, token.size);
+        return;
+    }
+    if (known != 0) {
+        vocab->start[known - 1] = NO_START;
+        vocab->tokens--;
+    }
+    for (int c = 0; c < 2; c++) {
+        if (slots[c] != NULL) {
+            *slots[c] = id + 1;
+        }
+    }
+    vocab->start[id] = (uint32_t)*used;
+    vocab->length[id] = (uint32_t)token.size;
+    *used += token.size;
+    vocab->tokens++;
+}
+
+/* Whether every entry has an id of its own. Leaves `start` as it was. */
+static int distinct_ids(smhf_vocab *vocab, const smhf_vocab_entry *entries, size_t count) {
+    size_t i = 0;
+    while (i < count && vocab->start[entries[i].id] == NO_START) {
+        vocab->start[entries[i++].id] = 0;
+    }
+    for (size_t k = 0; k < i; k++) {
+        vocab->start[entries[k].id] = NO_START;
+    }
+    return i == count;
 }
 
 smhf_status smhf_vocab_build(smhf_vocab *vocab, smhf_arena *arena, const smhf_vocab_entry *entries,
@@ -244,35 +287,17 @@ smhf_status smhf_vocab_build(smhf_vocab *vocab, smhf_arena *arena, const smhf_vo
     SMHF_TRY(measure(vocab, entries, count, &counts, err));
     SMHF_TRY(allocate(vocab, arena, &counts, err));
 
-    /* From the end, so that of equal tokens the last one is met first and stays. */
-    for (size_t i = count; i-- > 0;) {
-        smhf_bytes_view token = entries[i].token;
-        uint32_t id = (uint32_t)entries[i].id;
-        uint8_t *place = vocab->bytes + used;
-        if (vocab->start[id] != NO_START) {
-            continue;
+    /* In order, because vocabularies begin with the frequent words, which should be found first. An
+     * id that is given twice belongs to the last token that keeps it: then from the end. */
+    int forwards = distinct_ids(vocab, entries, count);
+    for (size_t i = 0; i < count; i++) {
+        const smhf_vocab_entry *entry = &entries[forwards ? i : count - 1 - i];
+        if (vocab->start[entry->id] == NO_START) {
+            add_token(vocab, entry->token, (uint32_t)entry->id, &used, forwards);
         }
-        if (token.size > 0) {
-            memcpy(place, token.data, token.size);
-        }
-        vocab->start[id] = (uint32_t)used; /* keys that are looked at point here */
-        vocab->length[id] = (uint32_t)token.size;
-        int continued = has_prefix(vocab, place, token.size);
-        int32_t owner = (int32_t)id;
-        if (continued) {
-            owner = add_key(vocab, 1, place + prefix.size, token.size - prefix.size, owner);
-        }
-        if (!continued || !vocab->prefix_splits) {
-            owner = add_key(vocab, 0, place, token.size, (int32_t)id);
-        }
-        if (owner != (int32_t)id) {
-            vocab->start[id] = NO_START;
-            continue;
-        }
-        used += token.size;
-        vocab->tokens++;
     }
     memset(vocab->bytes + used, 0, counts.bytes - used);
+    vocab->large = (counts.shorts[0] + counts.longs[0]) > LARGE_KEYS;
     return SMHF_OK;
 }
 
@@ -295,8 +320,7 @@ static size_t trim_end(const uint8_t *line, size_t size) {
     return size;
 }
 
-static smhf_status refuse_byte(smhf_bytes_view text, size_t at, const char *what,
-                               smhf_error *err) {
+static smhf_status refuse_byte(smhf_bytes_view text, size_t at, const char *what, smhf_error *err) {
     size_t line = 1;
     for (size_t i = 0; i < at; i++) {
         line += (text.data[i] == '\n');
@@ -327,8 +351,7 @@ smhf_status smhf_vocab_read_lines(smhf_bytes_view text, smhf_vocab_entry **entri
             size_t guess = text.size / (at / (*count + 1) + 1) + *count / 4 + 64;
             SMHF_TRY(smhf_grow(entries, capacity, *count + guess / 4 + 1, sizeof **entries, err));
         }
-        (*entries)[*count] =
-            (smhf_vocab_entry){{line, trim_end(line, size)}, (int32_t)*count};
+        (*entries)[*count] = (smhf_vocab_entry){{line, trim_end(line, size)}, (int32_t)*count};
         ++*count;
         at += size + 1;
     }

@@ -1,9 +1,9 @@
 /* word_table.c: filling the tables of word_table.h. */
 #include "tokenizer/word_table.h"
 
-/* Lines that are at most three quarters full, which leaves one in fifty overflowing. */
+/* Lines are half full, which leaves one in twenty overflowing. */
 static size_t lines_for(size_t count, size_t per_line) {
-    return count * 4 / (per_line * 3) + 2;
+    return count * 2 / per_line + 2;
 }
 
 smhf_status smhf_word_table_init(smhf_word_table *table, smhf_arena *arena, size_t shorts,
@@ -21,44 +21,35 @@ smhf_status smhf_word_table_init(smhf_word_table *table, smhf_arena *arena, size
     return SMHF_OK;
 }
 
-static int32_t add_short(smhf_word_table *table, uint64_t key, int32_t id) {
+static uint32_t *slot_short(smhf_word_table *table, uint64_t key) {
     for (size_t at = smhf_word_line(smhf_word_hash(key, 0), table->short_count);;
          at = (at + 1 < table->short_count) ? at + 1 : 0) {
         smhf_short_line *line = &table->short_lines[at];
         for (int i = 0; i < WORD_SHORT_KEYS; i++) {
-            if (line->keys[i] == key) {
-                return (int32_t)line->ids[i];
-            }
-            if (line->keys[i] == 0) {
+            if (line->keys[i] == key || line->keys[i] == 0) {
                 line->keys[i] = key;
-                line->ids[i] = (uint32_t)id;
-                return id;
+                return &line->ids[i];
             }
         }
-        line->overflow = 1;
+        line->overflow = WORD_OVERFLOW;
     }
 }
 
-int32_t smhf_word_table_add(smhf_word_table *table, uint64_t low, uint64_t high, uint32_t size,
-                            int32_t id) {
+uint32_t *smhf_word_table_slot(smhf_word_table *table, uint64_t low, uint64_t high, uint32_t size) {
     if (size <= 8) {
-        return add_short(table, low, id);
+        return slot_short(table, low);
     }
     for (size_t at = smhf_word_line(smhf_word_hash(low, high), table->long_count);;
          at = (at + 1 < table->long_count) ? at + 1 : 0) {
         smhf_long_line *line = &table->long_lines[at];
         for (int i = 0; i < WORD_LONG_KEYS; i++) {
-            if (line->low[i] == low && line->high[i] == high) {
-                return (int32_t)line->ids[i];
-            }
-            if (line->low[i] == 0) {
+            if ((line->low[i] == low && line->high[i] == high) || line->low[i] == 0) {
                 line->low[i] = low;
                 line->high[i] = high;
-                line->ids[i] = (uint32_t)id;
-                return id;
+                return &line->ids[i];
             }
         }
-        line->overflow = 1;
+        line->overflow = WORD_OVERFLOW;
     }
 }
 
@@ -71,7 +62,7 @@ int32_t smhf_word_table_find(const smhf_word_table *table, uint64_t low, uint64_
             const smhf_short_line *line = &table->short_lines[at];
             for (int i = 0; i < WORD_SHORT_KEYS; i++) {
                 if (line->keys[i] == low) {
-                    return (int32_t)line->ids[i];
+                    return (int32_t)line->ids[i] - 1;
                 }
             }
             if (!line->overflow) {
@@ -84,7 +75,7 @@ int32_t smhf_word_table_find(const smhf_word_table *table, uint64_t low, uint64_
         const smhf_long_line *line = &table->long_lines[at];
         for (int i = 0; i < WORD_LONG_KEYS; i++) {
             if (line->low[i] == low && line->high[i] == high) {
-                return (int32_t)line->ids[i];
+                return (int32_t)line->ids[i] - 1;
             }
         }
         if (!line->overflow) {
@@ -95,12 +86,11 @@ int32_t smhf_word_table_find(const smhf_word_table *table, uint64_t low, uint64_
 
 smhf_status smhf_key_filter_init(smhf_key_filter *filter, smhf_arena *arena, size_t count,
                                  smhf_error *err) {
-    uint32_t log = 10;
-    while (log < 28 && ((size_t)1 << log) < count * 16) {
+    uint32_t log = 5;
+    while (log < 24 && ((size_t)2 << log) < count) { /* 16 bits a key, or up to 32 */
         log++;
     }
     filter->shift = 64 - log;
-    filter->bits = smhf_arena_calloc(arena, ((size_t)1 << log) / 32, sizeof *filter->bits);
-    return (filter->bits != NULL) ? SMHF_OK
-                                  : smhf_fail_nomem(err, "key filter", ((size_t)1 << log) / 8);
+    filter->words = smhf_arena_calloc(arena, (size_t)1 << log, sizeof *filter->words);
+    return (filter->words != NULL) ? SMHF_OK : smhf_fail_nomem(err, "key filter", (size_t)4 << log);
 }
