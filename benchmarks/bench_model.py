@@ -1,6 +1,6 @@
 """The processor engine against its peers: inference, training, memory, start; one process per engine, same run.
 
-    python benchmarks/bench_model.py [--only fp32,int8,...] [--quick] [--repeat 5] [--json FILE]
+    python benchmarks/bench_model.py [--only fp32,int8,...] [--quick] [--repeat 5] [--models FOLDER] [--json FILE]
 
 Full-size DistilBERT with random weights.  F128: texts of 128 tokens.  RL: texts of realistic lengths
 (log-normal, median 20, mean about 32, at most 512), unsorted; a peer may cut them as it likes (one by one, 32
@@ -449,15 +449,17 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS), help=f"comma list of {', '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="smaller sets")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--models", help="keep the model and its exported files in this folder")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", help="append the record to this file")
     args = parser.parse_args()
     os.environ["BENCH_THREADS"] = str(args.threads)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        Model.from_config(CONFIG).save_pretrained(name)
-        if available("ort"):
-            exporter = [sys.executable, str(HERE / "model_engines.py"), "export", name]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(args.models or scratch)
+        if not (folder / "model.safetensors").exists():
+            Model.from_config(CONFIG).save_pretrained(str(folder))
+        if available("ort") and not (folder / "int8.onnx").exists():
+            exporter = [sys.executable, str(HERE / "model_engines.py"), "export", str(folder)]
             subprocess.run(exporter, check=True, capture_output=True)
         bench = Bench(args, folder)
         record = {

@@ -1,4 +1,4 @@
-"""Fits the normal tail of csrc/backend_cpu/cpu_kernels_body.h and prints its coefficients.
+"""Fits the normal tail and the coarse GELU of csrc/backend_cpu/cpu_kernels_body.h; prints the coefficients.
 
 The tail probability of a standard normal is exp(-x^2 / 2) R(x) for x >= 0, where R falls smoothly
 from 1/2. R is fitted by P(x) / Q(x) with Q(0) = 1 on [0, LIMIT]: weighted linear least squares,
@@ -62,12 +62,42 @@ def judge(p: np.ndarray, q: np.ndarray) -> float:
     return float(np.abs((up / down).astype(np.float64) / tail_ratio(x.astype(np.float64)) - 1).max())
 
 
+COARSE_LIMIT, COARSE_TERMS = 4.0, 8
+
+
+def fit_coarse() -> tuple[np.ndarray, float]:
+    """Coefficients (lowest power of x^2 first) of (Phi(x) - 1/2) / x on [0, COARSE_LIMIT], and the error.
+
+    The error of x Phi(x) is what counts, beyond the limit too, where x goes on and Phi stays: the last
+    point weighs more.
+    """
+    x = np.linspace(1e-3, COARSE_LIMIT, 3000)
+    want = np.array([0.5 * math.erf(v / math.sqrt(2)) for v in x])
+    weight = np.maximum(x, 0.05)
+    weight[-1] *= 2.5
+    powers = x[:, None] * (x[:, None] / COARSE_LIMIT) ** (2 * np.arange(COARSE_TERMS))
+    lawson = np.ones(len(x))
+    best = (np.inf, np.zeros(1))
+    for _ in range(2000):
+        row = np.sqrt(lawson) * weight
+        q = np.linalg.lstsq(powers * row[:, None], want * row, rcond=None)[0]
+        error = weight * np.abs(powers @ q - want)
+        if error.max() < best[0]:
+            best = (error.max(), q)
+        lawson *= error / error.max() + 1e-2
+        lawson /= lawson.mean()
+    return best[1] / COARSE_LIMIT ** (2.0 * np.arange(COARSE_TERMS)), best[0]
+
+
 def main() -> None:
     """Print the C initialisers and the errors."""
     p, q = fit()
     print("P:", ", ".join(f"{np.float32(a):.9e}f" for a in p))
     print("Q:", ", ".join(f"{np.float32(a):.9e}f" for a in q))
     print(f"float32 relative {judge(p, q):.3g}")
+    terms, error = fit_coarse()
+    print("coarse:", ", ".join(f"{np.float32(a):.8e}f" for a in terms[::-1]))
+    print(f"error of x Phi(x) {error:.3g}")
 
 
 if __name__ == "__main__":

@@ -323,7 +323,7 @@ typedef struct smhf_adamw_options {
     double beta1, beta2, eps;
 } smhf_adamw_options;
 
-/* Everything of one encoder layer, for layer_infer_fwd. */
+/* Everything of one encoder layer. */
 typedef struct smhf_layer {
     const smhf_weight *q, *kv; /* or q = NULL and kv = fused q|k|v */
     const smhf_weight *out, *ffn1, *ffn2;
@@ -563,10 +563,13 @@ struct smhf_backend {
     void (*graph_launch)(smhf_device *dev, smhf_graph *graph);
     void (*graph_free)(smhf_device *dev, smhf_graph *graph);
 
-    /* A whole encoder layer without dropout: x [T, H] to out ([T, H], or [B, H] for query_axis
-     * ROWS). The same result as the ops it replaces, to their tolerance. */
-    void (*layer_infer_fwd)(smhf_device *dev, smhf_tensor out, smhf_tensor x,
-                            const smhf_layer *layer, const smhf_pack *pack, smhf_axis query_axis);
+    /* What follows attention in an encoder layer, without dropout, all [n, H]:
+     * hidden = LayerNorm(residual + context Wo + bo), out = LayerNorm(hidden + act(hidden W1 + b1)
+     * W2 + b2). out may be residual. The same result as the ops it replaces, to their tolerance.
+     * 0: nothing was done, because the ops one by one are as fast here. */
+    int (*layer_tail_fwd)(smhf_device *dev, smhf_tensor out, smhf_tensor context,
+                          smhf_tensor residual, const smhf_layer *layer, const smhf_pack *pack,
+                          smhf_axis axis);
 };
 
 /* How many rows an activation has now, as far as the host knows. */

@@ -13,7 +13,6 @@ const cpu_i8_kernels cpu_i8_amx = {
     .levels = 255,
     .quantize = cpu_i8_quantize_avx512,
     .tile = tile_i8,
-    .dequantize = cpu_i8_dequantize_avx512,
     .begin = amx_begin,
     .end = amx_end,
 };

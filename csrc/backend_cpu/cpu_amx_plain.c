@@ -12,7 +12,6 @@ const cpu_i8_kernels cpu_i8_amx_plain = {
     .levels = 255,
     .quantize = cpu_i8_quantize_plain,
     .tile = tile_i8,
-    .dequantize = cpu_i8_dequantize_plain,
     .begin = amx_begin,
     .end = amx_end,
 };

@@ -324,6 +324,7 @@ static const smhf_backend cpu_table = {
     .adamw = cpu_adamw_op,
     .axpy = cpu_axpy,
     .convert = cpu_convert,
+    .layer_tail_fwd = cpu_layer_tail_fwd,
 };
 
 const smhf_backend *smhf_cpu_backend(void) {

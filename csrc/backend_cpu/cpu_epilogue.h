@@ -22,4 +22,23 @@ typedef struct cpu_epilogue {
     int accumulate; /* y += sums; without bias, act, slope */
 } cpu_epilogue;
 
+/* A row of quantised activations: x = scale * (q - zero). */
+typedef struct cpu_i8_row {
+    float scale;
+    int32_t zero;
+} cpu_i8_row;
+
+/* What the exact sums of an int8 product become, for a panel of CPU_I8_COLS outputs:
+ * act(scale_row * scale_output * (sums - zero_row * total_output) + bias) + residual. */
+#define CPU_I8_COLS 32
+typedef struct cpu_i8_finish {
+    const cpu_i8_row *rows;
+    const float *scales;    /* of the outputs */
+    const int32_t *totals;  /* of the outputs: sums of their weights */
+    const float *bias;      /* NULL: none */
+    const float *residual;  /* NULL: none; may be the output */
+    int64_t residual_ld;
+    smhf_act act; /* NONE or GELU (by cpu_gelu_coarse) */
+} cpu_i8_finish;
+
 #endif

@@ -134,7 +134,8 @@ static int32_t quantize_rest(int8_t *q, const float *w, int32_t count, float fac
 static void pack_panel(const pack_task *task, int32_t first, int8_t *panel) {
     int8_t block[CPU_LOWP_COLS][PACK_INPUTS];
     float factors[CPU_LOWP_COLS], limits[CPU_LOWP_COLS];
-    cpu_i8_outliers *list = cpu_i8_outliers_of(task->outliers, first / CPU_LOWP_COLS, task->k);
+    cpu_i8_outliers *list = (cpu_i8_outliers *)cpu_i8_outliers_of(
+        task->outliers, first / CPU_LOWP_COLS, task->k); /* ours: it is being written */
     list->count = 0;
     for (int32_t c = 0; c < CPU_LOWP_COLS; c++) {
         factors[c] = 0.0f;
@@ -229,6 +230,66 @@ void cpu_i8_linear(const cpu_product *product) {
     }
 }
 
+/* ---- a panel times rows --------------------------------------------------------------------- */
+
+cpu_i8_matrix cpu_i8_matrix_of(const void *panels, int32_t n, int32_t k) {
+    const int32_t outputs = cpu_lowp_round_up(n, CPU_I8_COLS), lines = i8_lines(k);
+    cpu_i8_matrix m = {.panels = panels, .n = n, .k = k, .lines = lines};
+    m.scales = (const float *)(const void *)(m.panels + (size_t)outputs * (size_t)lines * 4);
+    m.totals = (const int32_t *)(const void *)(m.scales + outputs);
+    m.outliers = (const char *)(m.totals + outputs);
+    return m;
+}
+
+/* out [rows, 32] += a panel's outliers times the activations they meet. */
+static void add_outliers(float *out, int64_t ld, const cpu_i8_outliers *list,
+                         const cpu_i8_activations *a, int32_t first, int rows) {
+    for (int r = 0; r < rows; r++) {
+        const float *x = a->x + (int64_t)(first + r) * a->ldx;
+        float *to = out + r * ld;
+        for (int32_t i = 0; i < list->count; i++) {
+            const cpu_i8_outlier *o = &list->entries[i];
+            to[o->output] += x[o->input] * o->weight;
+        }
+    }
+}
+
+void cpu_i8_panel_run(const cpu_i8_run *run, const cpu_i8_matrix *m, int32_t panel,
+                      const cpu_i8_activations *a, int32_t first, int32_t rows, float *out,
+                      int64_t ld, cpu_i8_finish finish) {
+    const cpu_i8_kernels *i8 = run->i8;
+    const int8_t *weights = m->panels + (size_t)panel * (size_t)m->lines * CPU_LOWP_LINE;
+    const cpu_i8_outliers *list = cpu_i8_outliers_of(m->outliers, panel, m->k);
+    const float *residual = finish.residual;
+    /* tiles of one height, or nearly: a last one of few rows would run slowly */
+    const int32_t parts = (rows + i8->rows - 1) / i8->rows;
+    const int32_t part = i8->whole ? i8->rows : (rows + parts - 1) / parts;
+    finish.scales = m->scales + panel * CPU_I8_COLS;
+    finish.totals = m->totals + panel * CPU_I8_COLS;
+    for (int32_t r = 0; r < rows; r += part) {
+        const int count = rows - r < part ? rows - r : part;
+        int32_t sums[32 * CPU_I8_COLS];
+        float *to = out + r * ld;
+        i8->tile(sums, a->q + (int64_t)(first + r) * a->row_bytes, a->row_bytes, weights, m->lines,
+                 count);
+        finish.rows = a->rows + first + r;
+        finish.residual = residual != NULL ? residual + r * finish.residual_ld : NULL;
+        if (list->count == 0) {
+            run->kernels->finish_i8(to, ld, sums, count, &finish);
+            continue;
+        }
+        const cpu_i8_finish bare = {
+            .rows = finish.rows, .scales = finish.scales, .totals = finish.totals};
+        float values[32 * CPU_I8_COLS];
+        run->kernels->finish_i8(values, CPU_I8_COLS, sums, count, &bare);
+        add_outliers(values, CPU_I8_COLS, list, a, first + r, count);
+        run->kernels->finish_i8(values, CPU_I8_COLS, NULL, count, &finish);
+        for (int i = 0; i < count; i++) {
+            memcpy(to + i * ld, values + i * CPU_I8_COLS, CPU_I8_COLS * sizeof *values);
+        }
+    }
+}
+
 /* ---- plain loops ---------------------------------------------------------------------------- */
 
 void cpu_i8_quantize_plain(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k, int32_t padded,
@@ -268,21 +329,10 @@ static void plain_tile(int32_t *sums, const uint8_t *a, int64_t lda, const int8_
     }
 }
 
-void cpu_i8_dequantize_plain(float *out, int64_t ld, const int32_t *sums, int rows,
-                             const cpu_i8_row *info, const float *scales, const int32_t *totals) {
-    for (int r = 0; r < rows; r++) {
-        for (int c = 0; c < CPU_LOWP_COLS; c++) {
-            int32_t exact = sums[r * CPU_LOWP_COLS + c] - info[r].zero * totals[c];
-            out[r * ld + c] = (float)exact * (info[r].scale * scales[c]);
-        }
-    }
-}
-
 const cpu_i8_kernels cpu_i8_plain = {
     .name = "plain",
     .rows = 4,
     .levels = 255,
     .quantize = cpu_i8_quantize_plain,
     .tile = plain_tile,
-    .dequantize = cpu_i8_dequantize_plain,
 };

@@ -67,21 +67,6 @@ WIDE static void quantize(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k
     memset(q + k, 0, (size_t)(padded - k));
 }
 
-WIDE static void dequantize(float *out, int64_t ld, const int32_t *sums, int rows,
-                            const cpu_i8_row *info, const float *scales, const int32_t *totals) {
-    for (int r = 0; r < rows; r++) {
-        __m256i zero = _mm256_set1_epi32(info[r].zero);
-        __m256 scale = _mm256_set1_ps(info[r].scale);
-        for (int c = 0; c < CPU_LOWP_COLS; c += 8) {
-            __m256i v = _mm256_loadu_si256((const __m256i *)(sums + r * CPU_LOWP_COLS + c));
-            __m256i t = _mm256_loadu_si256((const __m256i *)(totals + c));
-            v = _mm256_sub_epi32(v, _mm256_mullo_epi32(zero, t));
-            __m256 s = _mm256_mul_ps(scale, _mm256_loadu_ps(scales + c));
-            _mm256_storeu_ps(out + r * ld + c, _mm256_mul_ps(_mm256_cvtepi32_ps(v), s));
-        }
-    }
-}
-
 #define SPREAD(r) _mm256_set1_epi32(cpu_lowp_word(at[(r) / 3] + ((r) % 3) * lda))
 
 #define VNNI(sum, x, w) _mm256_dpbusd_avx_epi32(sum, x, w)
@@ -149,7 +134,6 @@ const cpu_i8_kernels cpu_i8_avx2 = {
     .levels = 127,
     .quantize = quantize,
     .tile = tile_madd,
-    .dequantize = dequantize,
 };
 
 const cpu_i8_kernels cpu_i8_avx_vnni = {
@@ -158,6 +142,5 @@ const cpu_i8_kernels cpu_i8_avx_vnni = {
     .levels = 255,
     .quantize = quantize,
     .tile = tile_vnni,
-    .dequantize = dequantize,
 };
 #endif

@@ -13,51 +13,32 @@
 
 WIDE void cpu_i8_quantize_avx512(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k,
                                  int32_t padded, int levels) {
-    const __m512 largest = _mm512_set1_ps(FLT_MAX);
     __m512 least = _mm512_setzero_ps(), greatest = _mm512_setzero_ps();
-    __mmask16 finite = 0xFFFF;
+    __m512 nothing = _mm512_setzero_ps(); /* 0 times a finite number: else it becomes NaN */
     for (int32_t i = 0; i < k; i += 16) {
         __mmask16 part = k - i >= 16 ? 0xFFFF : (__mmask16)((1u << (k - i)) - 1);
         __m512 v = _mm512_maskz_loadu_ps(part, x + i);
         least = _mm512_min_ps(least, v);
         greatest = _mm512_max_ps(greatest, v);
-        finite &= _mm512_cmp_ps_mask(_mm512_abs_ps(v), largest, _CMP_LE_OQ);
+        nothing = _mm512_fmadd_ps(v, _mm512_setzero_ps(), nothing);
     }
+    int finite = _mm512_cmp_ps_mask(nothing, nothing, _CMP_EQ_OQ) == 0xFFFF;
     float inverse = cpu_i8_row_init(row, _mm512_reduce_min_ps(least),
-                                    _mm512_reduce_max_ps(greatest), finite == 0xFFFF, levels);
+                                    _mm512_reduce_max_ps(greatest), finite, levels);
     if (inverse == 0.0f) {
         memset(q, 0, (size_t)padded);
         return;
     }
-    const __m512i zero = _mm512_set1_epi32(row->zero), none = _mm512_setzero_si512();
-    const __m512i top = _mm512_set1_epi32(levels);
+    /* x >= the least, so n >= 0 without asking; levels + 1 can come out where both parts of the
+     * sum are rounded up */
+    const __m512i zero = _mm512_set1_epi32(row->zero), top = _mm512_set1_epi32(levels);
     const __m512 factor = _mm512_set1_ps(inverse);
     for (int32_t i = 0; i < padded; i += 16) {
         int32_t left = k - i;
         __mmask16 part = left >= 16 ? 0xFFFF : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
         __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(part, x + i), factor);
-        __m512i n = _mm512_add_epi32(_mm512_cvtps_epi32(v), zero);
-        n = _mm512_maskz_mov_epi32(part, _mm512_max_epi32(_mm512_min_epi32(n, top), none));
-        _mm_store_si128((__m128i *)(q + i), _mm512_cvtepi32_epi8(n));
-    }
-}
-
-WIDE void cpu_i8_dequantize_avx512(float *out, int64_t ld, const int32_t *sums, int rows,
-                                   const cpu_i8_row *info, const float *scales,
-                                   const int32_t *totals) {
-    __m512 s0 = _mm512_loadu_ps(scales), s1 = _mm512_loadu_ps(scales + 16);
-    __m512i t0 = _mm512_loadu_si512(totals), t1 = _mm512_loadu_si512(totals + 16);
-    for (int r = 0; r < rows; r++) {
-        __m512i zero = _mm512_set1_epi32(info[r].zero);
-        __m512 scale = _mm512_set1_ps(info[r].scale);
-        __m512i v0 = _mm512_loadu_si512(sums + r * CPU_LOWP_COLS);
-        __m512i v1 = _mm512_loadu_si512(sums + r * CPU_LOWP_COLS + 16);
-        v0 = _mm512_sub_epi32(v0, _mm512_mullo_epi32(zero, t0));
-        v1 = _mm512_sub_epi32(v1, _mm512_mullo_epi32(zero, t1));
-        _mm512_storeu_ps(out + r * ld,
-                         _mm512_mul_ps(_mm512_cvtepi32_ps(v0), _mm512_mul_ps(scale, s0)));
-        _mm512_storeu_ps(out + r * ld + 16,
-                         _mm512_mul_ps(_mm512_cvtepi32_ps(v1), _mm512_mul_ps(scale, s1)));
+        __m512i n = _mm512_min_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(v), zero), top);
+        _mm_store_si128((__m128i *)(q + i), _mm512_maskz_cvtepi32_epi8(part, n));
     }
 }
 
@@ -131,7 +112,6 @@ const cpu_i8_kernels cpu_i8_avx512_vnni = {
     .levels = 255,
     .quantize = cpu_i8_quantize_avx512,
     .tile = tile_vnni,
-    .dequantize = cpu_i8_dequantize_avx512,
 };
 
 const cpu_i8_kernels cpu_i8_avx512 = {
@@ -140,6 +120,5 @@ const cpu_i8_kernels cpu_i8_avx512 = {
     .levels = 127,
     .quantize = cpu_i8_quantize_avx512,
     .tile = tile_madd,
-    .dequantize = cpu_i8_dequantize_avx512,
 };
 #endif

@@ -41,6 +41,11 @@ typedef struct cpu_kernels {
     void (*finish)(const cpu_epilogue *epilogue, const float *sums, int64_t ld, int32_t row,
                    int32_t rows, int32_t col, int32_t cols);
 
+    /* out [rows, CPU_I8_COLS] of sums, as cpu_i8_finish says. sums NULL: `out` already holds
+     * scale_row * scale_output * (sums - zero_row * total_output). The same bits on every tier. */
+    void (*finish_i8)(float *out, int64_t ld, const int32_t *sums, int rows,
+                      const cpu_i8_finish *finish);
+
     /* out = a + b + c (c may be NULL) */
     void (*add3)(float *out, const float *a, const float *b, const float *c, int n);
     /* out = (x - mean) rstd gamma + beta, stats = {mean, rstd}; out may be x */

@@ -74,6 +74,24 @@ static inline float gelu(float x) {
     return x * cdf;
 }
 
+/* GELU where the result is quantised to 8 bits: |error| below 4e-5 * max(1, |x|), with a polynomial
+ * for the cumulative normal on [-4, 4] (tools/fit_cpu_math.py). NaN stays. */
+#define GELU_COARSE_LIMIT 4.0f
+static const float gelu_coarse_terms[8] = {
+    -1.28382005e-09f, 1.03168688e-07f, -3.63282743e-06f, 7.45593134e-05f,
+    -1.00453093e-03f, 9.49853286e-03f, -6.58765957e-02f, 3.98667276e-01f,
+};
+
+static inline float gelu_coarse(float x) {
+    float c = x > GELU_COARSE_LIMIT ? GELU_COARSE_LIMIT : x;
+    c = c < -GELU_COARSE_LIMIT ? -GELU_COARSE_LIMIT : c;
+    float t = c * c, p = gelu_coarse_terms[0];
+    for (int i = 1; i < 8; i++) {
+        p = p * t + gelu_coarse_terms[i];
+    }
+    return x * (c * p + 0.5f);
+}
+
 static inline float gelu_slope(float x) {
     float gauss;
     float tail = normal_tail(x, &gauss);
@@ -218,6 +236,23 @@ static void finish_plain(const cpu_epilogue *e, const float *sums, int64_t ld, i
                 e->pre.data != NULL ? (float *)e->pre.data + (row + r) * e->pre.ld + col : NULL;
             kernel_bias_act(y, pre, from, e->bias != NULL ? e->bias + col : NULL, cols,
                             (int)e->act);
+        }
+    }
+}
+
+static inline void finish_i8_plain(float *out, int64_t ld, const int32_t *sums, int rows,
+                                   const cpu_i8_finish *f) {
+    for (int r = 0; r < rows; r++) {
+        float *y = out + r * ld;
+        const float *residual = f->residual != NULL ? f->residual + r * f->residual_ld : NULL;
+        for (int c = 0; c < CPU_I8_COLS; c++) {
+            if (sums != NULL) {
+                int32_t exact = sums[r * CPU_I8_COLS + c] - f->rows[r].zero * f->totals[c];
+                y[c] = (float)exact * (f->rows[r].scale * f->scales[c]);
+            }
+            y[c] = f->bias != NULL ? y[c] + f->bias[c] : y[c];
+            y[c] = f->act == SMHF_ACT_GELU ? gelu_coarse(y[c]) : y[c];
+            y[c] = residual != NULL ? y[c] + residual[c] : y[c];
         }
     }
 }
@@ -516,6 +551,7 @@ const cpu_kernels TIER_TABLE = {
     .bias_act = kernel_bias_act,
     .act_bwd = kernel_act_bwd,
     .finish = kernel_finish,
+    .finish_i8 = kernel_finish_i8,
     .add3 = kernel_add3,
     .layernorm_fwd = kernel_layernorm_fwd,
     .layernorm_bwd = kernel_layernorm_bwd,

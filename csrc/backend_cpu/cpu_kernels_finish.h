@@ -22,6 +22,12 @@
 static inline __mmask16 part_of(int count) {
     return (__mmask16)(count >= VEC ? 0xFFFF : (1 << count) - 1);
 }
+#define vec_int __m512i
+#define vec_int_load(p) _mm512_loadu_si512(p)
+#define vec_int_all(a) _mm512_set1_epi32(a)
+#define vec_int_mul(a, b) _mm512_mullo_epi32(a, b)
+#define vec_int_sub(a, b) _mm512_sub_epi32(a, b)
+#define vec_of_int(a) _mm512_cvtepi32_ps(a)
 #define vec_part __mmask16
 #define vec_load_part(p, m) _mm512_maskz_loadu_ps(m, p)
 #define vec_store_part(p, v, m) _mm512_mask_storeu_ps(p, m, v)
@@ -41,6 +47,12 @@ static inline __mmask16 part_of(int count) {
 static inline __m256i part_of(int count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
+#define vec_int __m256i
+#define vec_int_load(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
+#define vec_int_all(a) _mm256_set1_epi32(a)
+#define vec_int_mul(a, b) _mm256_mullo_epi32(a, b)
+#define vec_int_sub(a, b) _mm256_sub_epi32(a, b)
+#define vec_of_int(a) _mm256_cvtepi32_ps(a)
 #define vec_part __m256i
 #define vec_load_part(p, m) _mm256_maskload_ps(p, m)
 #define vec_store_part(p, v, m) _mm256_maskstore_ps(p, m, v)
@@ -157,6 +169,66 @@ static void kernel_finish(const cpu_epilogue *e, const float *sums, int64_t ld, 
     }
 }
 
+static inline vec vec_gelu_coarse(vec x) {
+    const vec c = vec_max(vec_all(-GELU_COARSE_LIMIT), vec_min(vec_all(GELU_COARSE_LIMIT), x));
+    const vec t = vec_mul(c, c);
+    vec p = vec_all(gelu_coarse_terms[0]);
+    for (int i = 1; i < 8; i++) {
+        p = vec_fma(p, t, vec_all(gelu_coarse_terms[i]));
+    }
+    return vec_mul(x, vec_fma(c, p, vec_all(0.5f)));
+}
+
+/* One vector of outputs down all rows; `act` and what is there are constants where inlined. */
+static inline __attribute__((always_inline)) void
+finish_i8_column(const int act, const int summed, const int added, float *out, int64_t ld,
+                 const int32_t *sums, int rows, const cpu_i8_finish *f, int c) {
+    const vec bias = f->bias != NULL ? vec_load(f->bias + c) : vec_all(-0.0f);
+    const vec scales = summed ? vec_load(f->scales + c) : bias;
+    const vec_int totals = summed ? vec_int_load(f->totals + c) : vec_int_all(0);
+    for (int r = 0; r < rows; r++) {
+        vec v;
+        if (summed) {
+            const vec_int zero = vec_int_mul(vec_int_all(f->rows[r].zero), totals);
+            const vec_int exact = vec_int_sub(vec_int_load(sums + r * CPU_I8_COLS + c), zero);
+            v = vec_mul(vec_of_int(exact), vec_mul(vec_all(f->rows[r].scale), scales));
+        } else {
+            v = vec_load(out + r * ld + c);
+        }
+        v = vec_add(v, bias);
+        v = act == SMHF_ACT_GELU ? vec_gelu_coarse(v) : v;
+        v = added ? vec_add(v, vec_load(f->residual + r * f->residual_ld + c)) : v;
+        vec_store(out + r * ld + c, v);
+    }
+}
+
+static inline __attribute__((always_inline)) void finish_i8_panel(const int act, const int added,
+                                                                  float *out, int64_t ld,
+                                                                  const int32_t *sums, int rows,
+                                                                  const cpu_i8_finish *f) {
+    for (int c = 0; c < CPU_I8_COLS; c += VEC) {
+        if (sums != NULL) {
+            finish_i8_column(act, 1, added, out, ld, sums, rows, f, c);
+        } else {
+            finish_i8_column(act, 0, added, out, ld, sums, rows, f, c);
+        }
+    }
+}
+
+static void kernel_finish_i8(float *out, int64_t ld, const int32_t *sums, int rows,
+                             const cpu_i8_finish *f) {
+    if (f->act == SMHF_ACT_GELU && f->residual == NULL) {
+        finish_i8_panel(SMHF_ACT_GELU, 0, out, ld, sums, rows, f);
+    } else if (f->act == SMHF_ACT_NONE && f->residual == NULL) {
+        finish_i8_panel(SMHF_ACT_NONE, 0, out, ld, sums, rows, f);
+    } else if (f->act == SMHF_ACT_NONE) {
+        finish_i8_panel(SMHF_ACT_NONE, 1, out, ld, sums, rows, f);
+    } else {
+        finish_i8_plain(out, ld, sums, rows, f);
+    }
+}
+
 #else
 #define kernel_finish finish_plain
+#define kernel_finish_i8 finish_i8_plain
 #endif

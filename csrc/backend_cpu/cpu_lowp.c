@@ -7,7 +7,6 @@
 #define GROUP_PANELS 4 /* panels of one chunk, at most */
 #define GROUP_BYTES ((size_t)400 << 10)
 #define CHUNKS_WANTED 12
-#define LINE_BYTES 4 /* of one row of a in one line */
 
 typedef struct lowp_task {
     const cpu_lowp_product *product;
@@ -15,21 +14,12 @@ typedef struct lowp_task {
     int32_t lines;       /* of a panel */
     int32_t first, rows; /* this block of rows */
     int32_t panels, group;
-    int32_t tile_rows; /* of the kernel */
-    int whole;
     size_t row_bytes; /* of the rounded rows */
     char *rounded;
-    cpu_i8_row *info;      /* int8 */
-    const float *scales;   /* int8: behind the panels */
-    const int32_t *totals; /* int8 */
-    char *outliers;        /* int8 */
-    const char *weights;   /* panels */
+    cpu_i8_row *info;     /* int8 */
+    cpu_i8_matrix matrix; /* int8 */
+    const char *weights;  /* bf16: panels */
 } lowp_task;
-
-static size_t padded_row_bytes(int32_t lines, int wide) {
-    /* one more cache line: rows at a multiple of 4 KiB would all want the same place in cache */
-    return (size_t)lines * LINE_BYTES * (wide ? 2 : 1) + 64;
-}
 
 static int32_t lines_of(int32_t k, int per_line) {
     return cpu_lowp_round_up(k > 0 ? k : 1, per_line * CPU_LOWP_LINES) / per_line;
@@ -77,36 +67,43 @@ static void turn_body(void *context, size_t begin, size_t end) {
 
 /* ---- step 2: tiles -------------------------------------------------------------------------- */
 
-static void run_tile(const lowp_task *task, float *out, int64_t ld, int32_t row, int rows,
-                     int32_t panel) {
-    const cpu_lowp_product *p = task->product;
-    const char *a = task->rounded + (size_t)row * task->row_bytes;
-    const char *b = task->weights + (size_t)panel * (size_t)task->lines * CPU_LOWP_LINE;
-    if (p->i8 != NULL) {
-        int32_t sums[32 * CPU_LOWP_COLS];
-        p->i8->tile(sums, (const uint8_t *)a, (int64_t)task->row_bytes, (const int8_t *)b,
-                    task->lines, rows);
-        p->i8->dequantize(out, ld, sums, rows, task->info + row,
-                          task->scales + panel * CPU_LOWP_COLS,
-                          task->totals + panel * CPU_LOWP_COLS);
-        return;
-    }
-    p->bf16->tile(out, ld, a, (int64_t)(task->row_bytes / (p->bf16->wide ? 4 : 2)),
-                  (const uint16_t *)b, task->lines, rows);
+/* int8: whole panels go to their place in one step, if what comes after the sums is simple. */
+static int finishes_at_once(const cpu_epilogue *e) {
+    return e->pre.data == NULL && !e->slope && !e->accumulate &&
+           (e->act == SMHF_ACT_NONE || e->act == SMHF_ACT_GELU);
 }
 
-/* out [rows, 32] += the outliers of a panel times their activations; row 0 of a is `first`. */
-static void add_outliers(const lowp_task *task, float *out, int64_t ld, int32_t first, int32_t rows,
-                         int32_t panel) {
+static void i8_rows(const lowp_task *task, float *tile, int64_t ld, int32_t row, int32_t rows,
+                    int32_t panel) {
     const cpu_lowp_product *p = task->product;
-    const cpu_i8_outliers *list = cpu_i8_outliers_of(task->outliers, panel, p->k);
-    for (int32_t r = 0; r < rows && list->count > 0; r++) {
-        const float *x = p->a + (int64_t)(first + r) * p->lda;
-        float *to = out + r * ld;
-        for (int32_t i = 0; i < list->count; i++) {
-            const cpu_i8_outlier *o = &list->entries[i];
-            to[o->output] += x[o->input] * o->weight;
-        }
+    const cpu_i8_run run = {p->i8, p->cpu->kernels};
+    const cpu_i8_activations a = {(const uint8_t *)task->rounded, (int64_t)task->row_bytes,
+                                  task->info, p->a + task->first * p->lda, p->lda};
+    const int32_t col = panel * CPU_LOWP_COLS;
+    const cpu_epilogue *e = task->epilogue;
+    if (col + CPU_LOWP_COLS <= p->n && finishes_at_once(e)) {
+        const cpu_i8_finish finish = {.bias = e->bias != NULL ? e->bias + col : NULL,
+                                      .act = e->act};
+        float *out = (float *)e->y.data + (int64_t)(task->first + row) * e->y.ld + col;
+        cpu_i8_panel_run(&run, &task->matrix, panel, &a, row, rows, out, e->y.ld, finish);
+        return;
+    }
+    cpu_i8_panel_run(&run, &task->matrix, panel, &a, row, rows, tile, ld, (cpu_i8_finish){0});
+    const int32_t cols = p->n - col < CPU_LOWP_COLS ? p->n - col : CPU_LOWP_COLS;
+    run.kernels->finish(e, tile, ld, task->first + row, rows, col, cols);
+}
+
+static void bf16_rows(const lowp_task *task, float *tile, int64_t ld, int32_t row, int32_t rows,
+                      int32_t panel) {
+    const cpu_bf16_kernels *bf16 = task->product->bf16;
+    const int64_t lda = (int64_t)(task->row_bytes / (bf16->wide ? 4 : 2));
+    const char *b = task->weights + (size_t)panel * (size_t)task->lines * CPU_LOWP_LINE;
+    const int32_t parts = (rows + bf16->rows - 1) / bf16->rows;
+    const int32_t part = bf16->whole ? bf16->rows : (rows + parts - 1) / parts;
+    for (int32_t r = 0; r < rows; r += part) {
+        const char *a = task->rounded + (size_t)(row + r) * task->row_bytes;
+        bf16->tile(tile + r * ld, ld, a, lda, (const uint16_t *)(const void *)b, task->lines,
+                   rows - r < part ? rows - r : part);
     }
 }
 
@@ -129,19 +126,18 @@ static void tiles_body(void *context, size_t begin, size_t end) {
         int32_t cols = p->n - col < (int32_t)ld ? p->n - col : (int32_t)ld;
         for (int32_t row = 0; row < task->rows; row += TILE_ROWS) {
             int32_t rows = task->rows - row < TILE_ROWS ? task->rows - row : TILE_ROWS;
-            int32_t parts = (rows + task->tile_rows - 1) / task->tile_rows;
-            int32_t part = task->whole ? task->tile_rows : (rows + parts - 1) / parts;
             for (int32_t panel = first; panel < last; panel++) {
                 float *out = tile + (panel - first) * CPU_LOWP_COLS;
-                for (int32_t r = 0; r < rows; r += part) {
-                    int count = rows - r < part ? rows - r : part;
-                    run_tile(task, out + r * ld, ld, row + r, count, panel);
-                }
                 if (p->i8 != NULL) {
-                    add_outliers(task, out, ld, task->first + row, rows, panel);
+                    i8_rows(task, out, ld, row, rows, panel);
+                } else {
+                    bf16_rows(task, out, ld, row, rows, panel);
                 }
             }
-            p->cpu->kernels->finish(task->epilogue, tile, ld, task->first + row, rows, col, cols);
+            if (p->bf16 != NULL) {
+                p->cpu->kernels->finish(task->epilogue, tile, ld, task->first + row, rows, col,
+                                        cols);
+            }
         }
     }
     if (stop != NULL) {
@@ -167,9 +163,7 @@ void cpu_lowp_run(const cpu_lowp_product *product) {
     int wide = p->bf16 != NULL && p->bf16->wide;
     lowp_task task = {.product = p, .epilogue = p->epilogue};
     task.lines = lines_of(p->k, p->i8 != NULL ? 4 : 2);
-    task.row_bytes = padded_row_bytes(task.lines, wide);
-    task.tile_rows = p->i8 != NULL ? p->i8->rows : p->bf16->rows;
-    task.whole = p->i8 != NULL ? p->i8->whole : p->bf16->whole;
+    task.row_bytes = cpu_lowp_row_bytes(task.lines, wide);
     task.panels = (p->n + CPU_LOWP_COLS - 1) / CPU_LOWP_COLS;
     size_t panel_bytes = (size_t)task.lines * CPU_LOWP_LINE;
     task.group = task.panels / CHUNKS_WANTED;
@@ -192,10 +186,7 @@ void cpu_lowp_run(const cpu_lowp_product *product) {
         task.weights = made;
     }
     if (p->i8 != NULL) {
-        const char *behind = task.weights + (size_t)task.panels * panel_bytes;
-        task.scales = (const float *)behind;
-        task.totals = (const int32_t *)(task.scales + task.panels * CPU_LOWP_COLS);
-        task.outliers = (char *)(task.totals + task.panels * CPU_LOWP_COLS);
+        task.matrix = cpu_i8_matrix_of(p->panels, p->n, p->k);
     }
     for (task.first = 0; task.first < p->m; task.first += BLOCK_ROWS) {
         task.rows = p->m - task.first < BLOCK_ROWS ? p->m - task.first : BLOCK_ROWS;
@@ -255,21 +246,21 @@ const cpu_bf16_kernels *cpu_bf16_kernels_of(const cpu_features *features) {
 
 size_t cpu_lowp_scratch(const cpu_features *features, const smhf_limits *limits) {
     (void)features;
-    (void)limits;
-    return slot_bytes();
+    size_t tail = limits->training ? 0 : cpu_i8_tail_scratch(limits->hidden, limits->ffn);
+    return tail > slot_bytes() ? tail : slot_bytes();
 }
 
 size_t cpu_lowp_partials(const cpu_features *features, const smhf_limits *limits) {
     int wide = cpu_bf16_kernels_of(features)->wide;
     int32_t widest = limits->ffn > limits->hidden ? limits->ffn : limits->hidden;
     widest = widest > 3 * limits->hidden ? widest : 3 * limits->hidden; /* dy of q | k | v */
-    size_t linear = block_bytes(limits->tokens, padded_row_bytes(lines_of(widest, 2), wide));
+    size_t linear = block_bytes(limits->tokens, cpu_lowp_row_bytes(lines_of(widest, 2), wide));
     if (!limits->training) {
         return linear;
     }
     int32_t most =
         limits->tokens < CPU_LOWP_GRADIENT_ROWS ? limits->tokens : CPU_LOWP_GRADIENT_ROWS;
-    size_t gradient = block_bytes(BLOCK_ROWS, padded_row_bytes(lines_of(most, 2), wide)) +
+    size_t gradient = block_bytes(BLOCK_ROWS, cpu_lowp_row_bytes(lines_of(most, 2), wide)) +
                       cpu_bf16_panels_bytes(widest, most);
     return linear > gradient ? linear : gradient;
 }

@@ -58,15 +58,9 @@ size_t cpu_lowp_partials(const cpu_features *features, const smhf_limits *limits
 /* Weights lie in panels of 32 outputs. A panel is a run of 128-byte lines; line g holds, for each
  * of its outputs in turn, the 4 bytes of int8 (or the pair of bf16) of inputs 4g .. 4g + 3
  * (2g, 2g + 1). k is padded with zeros to CPU_LOWP_LINES lines. */
-#define CPU_LOWP_COLS 32
+#define CPU_LOWP_COLS CPU_I8_COLS
 #define CPU_LOWP_LINE 128
 #define CPU_LOWP_LINES 16
-
-/* A row of quantised activations: x = scale * (q - zero). */
-typedef struct cpu_i8_row {
-    float scale;
-    int32_t zero;
-} cpu_i8_row;
 
 /* A weight far outside its output's others: 0 in the panel, its product is added in fp32. */
 typedef struct cpu_i8_outlier {
@@ -88,8 +82,10 @@ static inline size_t cpu_i8_outliers_bytes(int32_t k) {
     return sizeof(cpu_i8_outliers) + (size_t)cpu_i8_outliers_room(k) * sizeof(cpu_i8_outlier);
 }
 
-static inline cpu_i8_outliers *cpu_i8_outliers_of(char *first, int32_t panel, int32_t k) {
-    return (cpu_i8_outliers *)(void *)(first + (size_t)panel * cpu_i8_outliers_bytes(k));
+static inline const cpu_i8_outliers *cpu_i8_outliers_of(const char *first, int32_t panel,
+                                                        int32_t k) {
+    return (const cpu_i8_outliers *)(const void *)(first +
+                                                   (size_t)panel * cpu_i8_outliers_bytes(k));
 }
 
 typedef struct cpu_i8_kernels {
@@ -102,9 +98,6 @@ typedef struct cpu_i8_kernels {
     /* sums [rows, 32] = a [rows, 4 * lines] x panel, exact */
     void (*tile)(int32_t *sums, const uint8_t *a, int64_t lda, const int8_t *panel, int32_t lines,
                  int rows);
-    /* out [rows, 32] = scale_row * scale_col * (sums - zero_row * total_col) */
-    void (*dequantize)(float *out, int64_t ld, const int32_t *sums, int rows,
-                       const cpu_i8_row *info, const float *scales, const int32_t *totals);
     void (*begin)(void); /* around a thread's share of tiles; may be NULL */
     void (*end)(void);
 } cpu_i8_kernels;
@@ -135,8 +128,6 @@ extern const cpu_i8_kernels cpu_i8_avx2, cpu_i8_avx_vnni, cpu_i8_avx512, cpu_i8_
 extern const cpu_bf16_kernels cpu_bf16_avx2, cpu_bf16_avx512, cpu_bf16_avx512_bf16;
 void cpu_i8_quantize_avx512(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k, int32_t padded,
                             int levels);
-void cpu_i8_dequantize_avx512(float *out, int64_t ld, const int32_t *sums, int rows,
-                              const cpu_i8_row *info, const float *scales, const int32_t *totals);
 void cpu_bf16_round_avx512(void *a, const float *x, int32_t k, int32_t padded);
 #endif
 #if defined(__x86_64__) && defined(__has_include)
@@ -159,9 +150,44 @@ void cpu_bf16_pack(void *panels, const float *w, int64_t ld, int32_t n, int32_t 
                    const cpu_bf16_kernels *kernels);
 void cpu_i8_quantize_plain(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k, int32_t padded,
                            int levels);
-void cpu_i8_dequantize_plain(float *out, int64_t ld, const int32_t *sums, int rows,
-                             const cpu_i8_row *info, const float *scales, const int32_t *totals);
 void cpu_bf16_round_plain(void *a, const float *x, int32_t k, int32_t padded);
+
+/* What lies in a weight's panels. */
+typedef struct cpu_i8_matrix {
+    const int8_t *panels;
+    const float *scales;
+    const int32_t *totals;
+    const char *outliers;
+    int32_t n, k, lines;
+} cpu_i8_matrix;
+
+cpu_i8_matrix cpu_i8_matrix_of(const void *panels, int32_t n, int32_t k);
+
+/* Rows of activations, quantised and as they were. */
+typedef struct cpu_i8_activations {
+    const uint8_t *q;
+    int64_t row_bytes;
+    const cpu_i8_row *rows;
+    const float *x;
+    int64_t ldx;
+} cpu_i8_activations;
+
+typedef struct cpu_i8_run {
+    const cpu_i8_kernels *i8;
+    const cpu_kernels *kernels;
+} cpu_i8_run;
+
+/* out [rows, 32] = rows [first, first + rows) of `a` times one panel of `m`, finished; out is row
+ * `first`'s, as is finish.residual. Of `finish` the fields rows, scales and totals are filled in
+ * here. The tiles of `whole` kernels read rows of `a` beyond `rows`. */
+void cpu_i8_panel_run(const cpu_i8_run *run, const cpu_i8_matrix *m, int32_t panel,
+                      const cpu_i8_activations *a, int32_t first, int32_t rows, float *out,
+                      int64_t ld, cpu_i8_finish finish);
+
+/* layer_tail_fwd of backend.h, and the slot scratch that it needs. */
+size_t cpu_i8_tail_scratch(int32_t hidden, int32_t ffn);
+int cpu_layer_tail_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor context, smhf_tensor residual,
+                       const smhf_layer *layer, const smhf_pack *pack, smhf_axis axis);
 
 /* The products with given kernels and panels, for the linear layers and the tests. `m` rows of a;
  * the epilogue as in cpu_product. panels NULL: bf16 panels are made of b [k, n] (weight gradient;
@@ -188,6 +214,12 @@ static inline int32_t cpu_lowp_word(const void *at) {
     int32_t word;
     memcpy(&word, at, sizeof word);
     return word;
+}
+
+/* Bytes from one rounded row to the next: one more cache line, because rows at a multiple of 4 KiB
+ * would all want the same place in cache. */
+static inline size_t cpu_lowp_row_bytes(int32_t lines, int wide) {
+    return (size_t)lines * 4 * (wide ? 2 : 1) + 64;
 }
 
 static inline int32_t cpu_lowp_round_up(int32_t value, int32_t multiple) {

@@ -391,7 +391,7 @@ static const smhf_backend cuda_table = {
     .graph_end = cuda_graph_end,
     .graph_launch = cuda_graph_launch,
     .graph_free = cuda_graph_free,
-    .layer_infer_fwd = NULL,
+    .layer_tail_fwd = NULL,
 };
 
 extern "C" const smhf_backend *smhf_backend_entry(void) {

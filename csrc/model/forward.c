@@ -62,6 +62,10 @@ void smhf_layer_forward(const smhf_pass *pass, int l) {
     be->linear_fwd(dev, a->kv, a->x, w->kv, w->kv_bias, pack, SMHF_AXIS_TOKENS);
     be->attention_fwd(dev, a->context, a->lse, a->q, a->k, a->v, pack, axis, w->heads, w->scale,
                       pass->net->compute, smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
+    if (!pass->plan->shape.training && be->layer_tail_fwd != NULL &&
+        be->layer_tail_fwd(dev, a->out, a->context, residual, w, pack, axis)) {
+        return;
+    }
     be->linear_fwd(dev, a->projected, a->context, w->out, w->out_bias, pack, axis);
     be->residual_layernorm_fwd(dev, a->hidden, a->sum1, a->stats1, a->projected, residual,
                                w->attention_gamma, w->attention_beta, w->eps, pack, axis,
