@@ -144,7 +144,7 @@ class DataCollatorForTokenClassification:
                 padding=self.padding,
                 max_length=self.max_length,
                 pad_to_multiple_of=self.pad_to_multiple_of,
-                return_tensors=return_tensors or self.return_tensors,
+                return_tensors="smhf",  # the engine's arrays, whatever is asked for
             )
         )
         if name in features[0]:
