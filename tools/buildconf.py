@@ -34,7 +34,7 @@ PACKAGE = ROOT / "smhf_native"
 # Rooms linked once into libsmhf.so; invoker and server need other libraries and stay in their modules.
 CORE_ROOMS = ["common", "tokenizer", "backend", "backend_cpu", "model", "trace"]
 PROVIDER_SOURCE = CSRC / "backend_cpu" / "cpu_gemm_openblas.c"
-GLUE_SHARED = ["py_common.c", "py_text.c", "py_view.c"]
+GLUE_SHARED = ["py_arrow.c", "py_common.c", "py_text.c", "py_view.c"]
 
 WARNINGS = [
     "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wmissing-prototypes", "-Wvla",

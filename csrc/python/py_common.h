@@ -34,17 +34,23 @@ void smhf_py_errors_clear(smhf_py_errors *errors);
 PyObject *smhf_py_raise(const smhf_py_errors *errors, const smhf_error *err);
 
 /* Texts: str objects read in place (PEP 393), or bytes as UTF-8. Holds a reference to each. */
+typedef struct smhf_py_arrow smhf_py_arrow;
 typedef struct smhf_py_texts {
     smhf_text_view *views; /* count entries; valid until release */
-    PyObject **owners;     /* strong references */
+    PyObject **owners;     /* strong references; NULL for an Arrow column */
     Py_ssize_t count;
+    smhf_py_arrow *arrow; /* what keeps an Arrow column alive, or NULL */
 } smhf_py_texts;
 
-/* Fills *texts from a list, tuple or other sequence of str or bytes (a bare str is refused; pass
- * one in a tuple). -1 with TypeError naming the row ("texts[3]: expected str or bytes, got
- * NoneType"). Release even after failure; a zeroed struct may be released. */
+/* Fills *texts from a list, tuple, Arrow column or other sequence of str or bytes (a bare str is
+ * refused; pass one in a tuple). -1 with TypeError naming the row ("texts[3]: expected str or
+ * bytes, got NoneType"). Release even after failure; a zeroed struct may be released. */
 int smhf_py_texts_acquire(PyObject *sequence, const char *name, smhf_py_texts *texts);
 void smhf_py_texts_release(smhf_py_texts *texts);
+/* The same of an object with __arrow_c_array__ or __arrow_c_stream__ over strings, whose buffers
+ * are read in place: 1 done, 0 no such object, -1 exception. smhf_py_texts_acquire asks it. */
+int smhf_py_arrow_acquire(PyObject *object, const char *name, smhf_py_texts *texts);
+void smhf_py_arrow_release(smhf_py_arrow *arrow);
 
 /* A C-contiguous array argument through the buffer protocol. */
 typedef struct smhf_py_view {

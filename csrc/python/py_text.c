@@ -35,6 +35,12 @@ int smhf_py_texts_acquire(PyObject *sequence, const char *name, smhf_py_texts *t
                      Py_TYPE(sequence)->tp_name);
         return -1;
     }
+    if (!PyList_Check(sequence) && !PyTuple_Check(sequence)) {
+        int taken = smhf_py_arrow_acquire(sequence, name, texts);
+        if (taken != 0) {
+            return (taken < 0) ? -1 : 0;
+        }
+    }
     PyObject *fast = PySequence_Fast(sequence, "");
     if (fast == NULL) {
         if (PyErr_ExceptionMatches(PyExc_TypeError)) {
@@ -69,10 +75,11 @@ done:
 }
 
 void smhf_py_texts_release(smhf_py_texts *texts) {
-    for (Py_ssize_t row = 0; row < texts->count; row++) {
+    for (Py_ssize_t row = 0; texts->owners != NULL && row < texts->count; row++) {
         Py_XDECREF(texts->owners[row]);
     }
     PyMem_Free(texts->owners);
+    smhf_py_arrow_release(texts->arrow);
     PyMem_Free(texts->views);
     *texts = (smhf_py_texts){0};
 }

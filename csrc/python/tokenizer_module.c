@@ -231,7 +231,8 @@ static PyObject *module_train(PyObject *module, PyObject *args) {
         goto done;
     }
     for (Py_ssize_t i = 0; i < specials.count; i++) {
-        if (!PyBytes_Check(specials.owners[i])) { /* the Python layer encodes them */
+        /* The Python layer encodes them. */
+        if (specials.owners == NULL || !PyBytes_Check(specials.owners[i])) {
             PyErr_Format(PyExc_TypeError, "special_tokens[%zd]: expected bytes", i);
             goto done;
         }

@@ -36,8 +36,8 @@ class Encoding:
 class Tokenizer:
     def encode(
         self,
-        texts: Sequence[str | bytes],
-        pairs: Sequence[str | bytes] | None = None,
+        texts: Any,
+        pairs: Any = None,
         *,
         add_special_tokens: bool = True,
         truncation: int = 0,
@@ -69,7 +69,7 @@ def open(path: str | PathLike[str], **options: Any) -> Tokenizer: ...
 def from_json(text: Any, **options: Any) -> Tokenizer: ...
 def from_tokens(tokens: Sequence[str], **options: Any) -> Tokenizer: ...
 def train_wordpiece(
-    texts: Sequence[str | bytes],
+    texts: Any,
     vocab_size: int,
     min_frequency: int,
     limit_alphabet: int,

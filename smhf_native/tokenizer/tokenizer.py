@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +56,17 @@ class AddedToken:
         return (self.content, self.single_word, self.lstrip, self.rstrip, normalized, self.special)
 
 
-def _as_texts(texts: Any, name: str) -> Sequence[Any]:
-    """A list or tuple of str from a list, tuple, array, Series, or a single text."""
+def _as_texts(texts: Any, name: str) -> Any:
+    """A list or tuple of str, or a column that hands out Arrow capsules, from whatever holds texts."""
     if isinstance(texts, (list, tuple)):
         return texts
     if isinstance(texts, (str, bytes)):
         return (texts,)
     if texts is None:
         raise TypeError(f"{name}: expected str or a sequence of str, got None")
+    column = _arrow_column(texts)
+    if column is not None:
+        return column
     tolist = getattr(texts, "tolist", None)  # numpy arrays and pandas Series give Python objects
     if tolist is not None:
         values = tolist()
@@ -70,13 +75,24 @@ def _as_texts(texts: Any, name: str) -> Sequence[Any]:
         if values and isinstance(values[0], list):
             raise ValueError(f"{name}: expected one dimension, got {getattr(texts, 'ndim', 2)}")
         return values
-    to_pylist = getattr(texts, "to_pylist", None)  # pyarrow
-    if to_pylist is not None:
-        listed: list[Any] = to_pylist()
-        return listed
-    if isinstance(texts, Iterable):
+    if isinstance(texts, Iterable) and not isinstance(texts, Mapping):
         return list(texts)
     raise TypeError(f"{name}: expected str or a sequence of str, got {type(texts).__name__}")
+
+
+def _arrow_column(texts: Any) -> Any:
+    """An immutable column behind the Arrow C data interface, None when the texts are Python objects.
+
+    pandas keeps strings as Python objects or in Arrow's memory; the latter are taken as they lie.
+    """
+    array = getattr(texts, "array", texts)  # of a Series or Index
+    dtype = getattr(array, "dtype", None)
+    if getattr(dtype, "storage", None) == "pyarrow" or type(dtype).__name__ == "ArrowDtype":
+        array = array.__arrow_array__()  # pandas: the pyarrow column, not a copy
+    elif array is not texts or type(texts).__module__.partition(".")[0] in ("pandas", "numpy"):
+        return None
+    exported = hasattr(array, "__arrow_c_array__") or hasattr(array, "__arrow_c_stream__")
+    return array if exported else None
 
 
 def _as_words(rows: Any, name: str) -> tuple[list[Any], Any]:
@@ -242,8 +258,9 @@ class Tokenizer:
 
         Parameters
         ----------
-        texts : str, or list, tuple, ndarray, pandas Series of str
-            A single str gives an Encoding of one row.
+        texts : str, or list, tuple, ndarray, pandas Series, pyarrow array, iterable of str
+            A single str gives an Encoding of one row.  Arrow columns (also those inside a pandas
+            Series) are read where they lie.
         pairs : the same, optional
             Second texts, as many as ``texts``.
         truncation : bool or {"longest_first", "only_first", "only_second", "do_not_truncate"}
@@ -303,7 +320,7 @@ class Tokenizer:
         strategy = self._strategy(truncation)
         length = self._length(max_length, strategy, padding)
         starts = pair_starts = None
-        rows: Sequence[Any]
+        rows: Any
         if is_split_into_words:
             rows, starts = _as_words(texts, "texts")
             if pairs is not None:
@@ -328,8 +345,8 @@ class Tokenizer:
         want = _ALL if details else 0
         encoded = core.encode(rows, pairs, want=want, **arguments)
         # The second pass must see the texts as they are now, whatever becomes of the caller's list.
-        kept = tuple(rows)
-        kept_pairs = tuple(pairs) if pairs is not None else None
+        kept = tuple(rows) if isinstance(rows, list) else rows
+        kept_pairs = tuple(pairs) if isinstance(pairs, list) else pairs
         return Encoding(
             encoded,
             self._width(encoded.longest, padding, length, pad_to_multiple_of),
@@ -338,6 +355,43 @@ class Tokenizer:
             want,
             (core, kept, kept_pairs, arguments),
         )
+
+    def stream(
+        self, texts: Iterable[Any], pairs: Iterable[Any] | None = None, *, chunk: int = 1024, **options: Any
+    ) -> Iterator[Encoding]:
+        """Encode an iterable piece by piece; at most ``chunk`` texts are held at a time.
+
+        Parameters
+        ----------
+        texts, pairs : iterable of str
+            Generators are read only as far as the next Encoding needs.
+        chunk : int
+            Texts of each Encoding, fewer in the last one.
+        **options
+            As of a call; ``padding=True`` pads to the longest row of each chunk.
+
+        Yields
+        ------
+        Encoding
+            ``overflow_to_sample_mapping`` counts within the chunk; errors name the row of the whole.
+        """
+        if chunk < 1:
+            raise ValueError(f"chunk: expected at least 1, got {chunk}")
+        if isinstance(texts, (str, bytes)):
+            raise TypeError(f"texts: expected an iterable of str, got one {type(texts).__name__}")
+        rows, seconds = iter(texts), iter(pairs) if pairs is not None else None
+        first = 0
+        while True:
+            part = list(islice(rows, chunk))
+            beside = list(islice(seconds, chunk)) if seconds is not None else None
+            if not part and not beside:
+                return
+            try:
+                encoding = self(part, beside, **options)
+            except (TypeError, ValueError) as failure:
+                raise _of_whole(failure, first) from None
+            yield encoding
+            first += len(part)
 
     @staticmethod
     def _strategy(truncation: bool | str | None) -> int:
@@ -597,6 +651,16 @@ class Tokenizer:
     def __repr__(self) -> str:
         case = "lower-case" if self.do_lower_case else "cased"
         return f"Tokenizer({self.vocab_size} tokens, {case}, model_max_length={self.model_max_length})"
+
+
+def _of_whole(failure: Exception, first: int) -> Exception:
+    """The same failure with its row counted from the beginning of a stream."""
+    if first and failure.args:
+        text = re.sub(
+            r"^(texts|pairs)\[(\d+)\]", lambda m: f"{m[1]}[{int(m[2]) + first}]", str(failure.args[0])
+        )
+        failure.args = (text, *failure.args[1:])
+    return failure
 
 
 def _restore(files: dict[str, bytes]) -> Tokenizer:

@@ -66,7 +66,7 @@ def train_wordpiece(
 
     Parameters
     ----------
-    texts : list, tuple, ndarray or Series of str
+    texts : list, tuple, ndarray, pandas Series, pyarrow array, iterable of str
     vocab_size : int
         Tokens wanted, special ones included; fewer when the texts hold no more.
     lowercase : bool
@@ -107,7 +107,7 @@ def train_wordpiece(
     specials = [token.encode() for token in special_tokens]
     try:
         text = _tokenizer.train_wordpiece(
-            list(_as_texts(texts, "texts")),
+            _as_texts(texts, "texts"),
             vocab_size,
             min_frequency,
             limit_alphabet,

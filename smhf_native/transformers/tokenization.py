@@ -419,7 +419,8 @@ def _batch_of(text: Any, pair: Any, words: bool) -> tuple[Any, Any, bool]:
             raise TypeError("text_pair: expected as many texts as in text, got a single str")
         if isinstance(text, (list, tuple)) and text and isinstance(text[0], (tuple, list)):
             return (*_unzipped(text, pair), True)
-        return text, pair, True
+        sized = text if hasattr(text, "__len__") else list(text)
+        return sized, pair if pair is None or hasattr(pair, "__len__") else list(pair), True
     if len(text) and not isinstance(text[0], (str, bytes)):
         if pair is None and isinstance(text[0], (list, tuple)) and text[0] and not isinstance(text[0][0], str):
             return (*_unzipped(text, pair), True)

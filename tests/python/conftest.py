@@ -22,7 +22,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ
 # tests of Ctrl-C would wait for an interrupt that Python never sees.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-PEERS = {"torch", "transformers", "datasets", "onnxruntime", "accelerate"}
+PEERS = {"torch", "transformers", "datasets", "pyarrow", "onnxruntime", "accelerate"}
 
 
 def required(kind: str) -> bool:
