@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from smhf_native.pipelines.classification import score_function
 from smhf_native.server import Server
 
 __all__ = ["LoadedModel", "ModelServer", "load_model", "score_function", "serve"]
@@ -45,16 +46,6 @@ class LoadedModel:
         """Remove what was extracted (it also goes when nobody holds this object any more)."""
         if self.scratch is not None:
             self.scratch.cleanup()
-
-
-def score_function(config: Mapping[str, Any], num_labels: int) -> str:
-    """Return what turns logits into scores, as the text-classification pipeline of transformers chooses."""
-    problem = config.get("problem_type")
-    if problem == "regression":
-        return "none"
-    if problem == "multi_label_classification" or num_labels == 1:
-        return "sigmoid"
-    return "softmax"
 
 
 def _check_task(environment: Mapping[str, str]) -> None:

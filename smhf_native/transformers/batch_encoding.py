@@ -143,7 +143,9 @@ class RowEncoding:
         """Return first token and token after the last one of a word."""
         owners, words = self.sequence_ids, self.word_ids
         found = [
-            i for i, (o, w) in enumerate(zip(owners, words, strict=True)) if o == sequence_index and w == word_index
+            i
+            for i, (o, w) in enumerate(zip(owners, words, strict=True))
+            if o == sequence_index and w == word_index
         ]
         return (found[0], found[-1] + 1) if found else None
 
@@ -248,7 +250,9 @@ class BatchEncoding(UserDict[str, Any]):
         return {"data": {name: self[name] for name in self.data}, "n_sequences": self._n_sequences}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(data=state["data"], _lists={}, _encodings=None, _n_sequences=state["n_sequences"])
+        self.__dict__.update(
+            data=state["data"], _lists={}, _encodings=None, _n_sequences=state["n_sequences"]
+        )
 
     def packed_columns(self) -> dict[str, Column]:
         """Return the columns that are still packed (for ``Dataset.map``; lists handed out are copies)."""

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
-from smhf_native.pipelines import TextClassificationPipeline, pipeline
+from smhf_native.pipelines import Pipeline, TextClassificationPipeline, pipeline
+from smhf_native.pipelines.answers import QuestionAnsweringPipeline
+from smhf_native.pipelines.features import FeatureExtractionPipeline
+from smhf_native.pipelines.tokens import TokenClassificationPipeline
 
-__all__ = ["TextClassificationPipeline", "pipeline"]
+__all__ = [
+    "FeatureExtractionPipeline",
+    "Pipeline",
+    "QuestionAnsweringPipeline",
+    "TextClassificationPipeline",
+    "TokenClassificationPipeline",
+    "pipeline",
+]

@@ -33,6 +33,7 @@ _CALL_OPTIONS = (
     "return_offsets_mapping", "return_length", "verbose", "split_special_tokens",
 )  # fmt: skip
 
+
 class PreTrainedTokenizerFast(TokenizerBase):
     """A tokenizer with the methods that training scripts call on transformers' tokenizers."""
 
@@ -111,9 +112,15 @@ class PreTrainedTokenizerFast(TokenizerBase):
         spread = _Spread(bounds, lengths, width, left)
 
         columns: dict[str, Any] = {"input_ids": spread.rows(native.packed_field("ids"), self._pad_id())}
-        if "token_type_ids" in self.model_input_names if return_token_type_ids is None else return_token_type_ids:
+        if (
+            "token_type_ids" in self.model_input_names
+            if return_token_type_ids is None
+            else return_token_type_ids
+        ):
             columns["token_type_ids"] = spread.rows(native.packed_field("type_ids"), self.pad_token_type_id)
-        if return_attention_mask or (return_attention_mask is None and "attention_mask" in self.model_input_names):
+        if return_attention_mask or (
+            return_attention_mask is None and "attention_mask" in self.model_input_names
+        ):
             columns["attention_mask"] = spread.rows(np.ones(int(bounds[-1]), dtype=np.int8), 0)
         if return_special_tokens_mask:
             columns["special_tokens_mask"] = spread.rows(native.packed_field("special_mask").view(np.int8), 1)
@@ -128,20 +135,31 @@ class PreTrainedTokenizerFast(TokenizerBase):
             return BatchEncoding(columns, rows, tensor_type=return_tensors)
         if batched or return_overflowing_tokens:
             return BatchEncoding(columns, rows)
-        single = {name: value.tolist() if isinstance(value, Rows) else value for name, value in columns.items()}
+        single = {
+            name: value.tolist() if isinstance(value, Rows) else value for name, value in columns.items()
+        }
         return BatchEncoding({k: v if k == "length" else v[0] for k, v in single.items()}, rows)
 
     def _strategies(
-        self, padding: Any, truncation: Any, max_length: int | None, multiple: int | None, verbose: bool = True
+        self,
+        padding: Any,
+        truncation: Any,
+        max_length: int | None,
+        multiple: int | None,
+        verbose: bool = True,
     ) -> tuple[str, str, int | None]:
         """Padding strategy, truncation strategy and maximum length in force."""
         padding, truncation = getattr(padding, "value", padding), getattr(truncation, "value", truncation)
         if max_length is not None and padding is False and truncation is None:
             truncation = "longest_first"  # a maximum length alone means truncation
         pad = {True: "longest", False: "do_not_pad", None: "do_not_pad"}.get(padding, padding)
-        cut = {True: "longest_first", False: "do_not_truncate", None: "do_not_truncate"}.get(truncation, truncation)
+        cut = {True: "longest_first", False: "do_not_truncate", None: "do_not_truncate"}.get(
+            truncation, truncation
+        )
         if pad not in ("longest", "max_length", "do_not_pad"):
-            raise ValueError(f"padding={padding!r} is not one of True, 'longest', 'max_length', False, 'do_not_pad'")
+            raise ValueError(
+                f"padding={padding!r} is not one of True, 'longest', 'max_length', False, 'do_not_pad'"
+            )
         if cut not in ("longest_first", "only_first", "only_second", "do_not_truncate"):
             raise ValueError(
                 f"truncation={truncation!r} is not one of True, 'longest_first', 'only_first', 'only_second', False, "
@@ -154,14 +172,24 @@ class PreTrainedTokenizerFast(TokenizerBase):
             )
         if max_length is None and (pad == "max_length" or cut != "do_not_truncate"):
             if self.model_max_length > _VERY_LARGE:
-                logger.warning("no maximum length is given and the model has none: nothing is cut or padded to it")
+                logger.warning(
+                    "no maximum length is given and the model has none: nothing is cut or padded to it"
+                )
                 pad = "do_not_pad" if pad == "max_length" else pad
                 cut = "do_not_truncate"
             else:
                 max_length = self.model_max_length
         if pad != "do_not_pad" and self.pad_token is None:
-            raise ValueError("padding is asked for but the tokenizer has no padding token: set tokenizer.pad_token")
-        if multiple and cut != "do_not_truncate" and pad != "do_not_pad" and max_length and max_length % multiple:
+            raise ValueError(
+                "padding is asked for but the tokenizer has no padding token: set tokenizer.pad_token"
+            )
+        if (
+            multiple
+            and cut != "do_not_truncate"
+            and pad != "do_not_pad"
+            and max_length
+            and max_length % multiple
+        ):
             raise ValueError(
                 f"truncation to max_length={max_length} and padding to a multiple of {multiple} contradict each "
                 "other: choose a max_length that is a multiple"
@@ -225,12 +253,17 @@ class PreTrainedTokenizerFast(TokenizerBase):
             if len(values) != count:
                 raise ValueError(f"pad(): {name!r} has {len(values)} rows, input_ids {count}")
         if "attention_mask" not in data and (
-            return_attention_mask or (return_attention_mask is None and "attention_mask" in self.model_input_names)
+            return_attention_mask
+            or (return_attention_mask is None and "attention_mask" in self.model_input_names)
         ):
             data["attention_mask"] = [[1] * len(row) for row in data["input_ids"]]
         width = _width(pad, max(len(row) for row in data["input_ids"]), max_length, pad_to_multiple_of)
         left = _is_left(padding_side or self.padding_side)
-        fill = {"input_ids": self._pad_id(), "token_type_ids": self.pad_token_type_id, "special_tokens_mask": 1}
+        fill = {
+            "input_ids": self._pad_id(),
+            "token_type_ids": self.pad_token_type_id,
+            "special_tokens_mask": 1,
+        }
         if return_attention_mask is not False:
             fill["attention_mask"] = 0
         lengths = [len(row) for row in data["input_ids"]]
@@ -375,7 +408,9 @@ class AutoTokenizer:
 class _Spread:
     """How packed rows come to lie in padded ones; rows longer than the width keep their tokens."""
 
-    def __init__(self, bounds: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], width: int | None, left: bool):
+    def __init__(
+        self, bounds: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], width: int | None, left: bool
+    ):
         self.bounds, self.width, self.left = bounds, width, left
         self.widths = lengths if width is None else np.maximum(lengths, width)
         self.ends = bounds
@@ -422,10 +457,16 @@ def _batch_of(text: Any, pair: Any, words: bool) -> tuple[Any, Any, bool]:
         sized = text if hasattr(text, "__len__") else list(text)
         return sized, pair if pair is None or hasattr(pair, "__len__") else list(pair), True
     if len(text) and not isinstance(text[0], (str, bytes)):
-        if pair is None and isinstance(text[0], (list, tuple)) and text[0] and not isinstance(text[0][0], str):
+        if (
+            pair is None
+            and isinstance(text[0], (list, tuple))
+            and text[0]
+            and not isinstance(text[0][0], str)
+        ):
             return (*_unzipped(text, pair), True)
         return text, pair, True
     return [text], [pair] if pair else None, False
+
 
 def _unzipped(rows: Any, pair: Any) -> tuple[list[Any], list[Any]]:
     """First and second texts of a batch of pairs."""
@@ -436,6 +477,7 @@ def _unzipped(rows: Any, pair: Any) -> tuple[list[Any], list[Any]]:
             raise TypeError(f"text[{i}]: expected a pair of texts, as in text[0], got {row!r:.60}")
     return [row[0] for row in rows], [row[1] for row in rows]
 
+
 def _width(pad: str, longest: int, max_length: int | None, multiple: int | None) -> int | None:
     """Length that rows are padded to, None for no padding."""
     if pad == "do_not_pad":
@@ -445,20 +487,26 @@ def _width(pad: str, longest: int, max_length: int | None, multiple: int | None)
         width = -(-width // multiple) * multiple
     return width
 
+
 def _extended(row: list[Any], missing: int, value: Any, left: bool) -> list[Any]:
     if missing <= 0:
         return row
     return [value] * missing + row if left else row + [value] * missing
 
+
 def _plain(value: Any) -> Any:
     """Python lists and numbers of arrays, tensors, packed rows, or lists of them."""
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value] if value and not isinstance(value[0], (int, str)) else list(value)
+        return (
+            [_plain(item) for item in value]
+            if value and not isinstance(value[0], (int, str))
+            else list(value)
+        )
     tolist = getattr(value, "tolist", None)
     return tolist() if tolist is not None else value
+
 
 def _is_left(side: str) -> bool:
     if side not in ("left", "right"):
         raise ValueError(f"padding_side: expected 'left' or 'right', got {side!r}")
     return side == "left"
-

@@ -95,7 +95,9 @@ class TokenizerBase:
         self.model_input_names = names
         self._roles: dict[str, str] = {}
         for role in ROLES:
-            token = getattr(native, f"{role}_token") if role in _NATIVE_ROLES else settings.get(f"{role}_token")
+            token = (
+                getattr(native, f"{role}_token") if role in _NATIVE_ROLES else settings.get(f"{role}_token")
+            )
             if token is not None:
                 self._roles[role] = _content(token)
         extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
@@ -182,13 +184,17 @@ class TokenizerBase:
             if key in ("extra_special_tokens", "additional_special_tokens"):
                 tokens += value
                 names = [_content(token) for token in value]
-                self._extra = names if replace_extra_special_tokens else list(dict.fromkeys(self._extra + names))
+                self._extra = (
+                    names if replace_extra_special_tokens else list(dict.fromkeys(self._extra + names))
+                )
             elif key.removesuffix("_token") in ROLES:
                 tokens.append(value)
                 self._roles[key.removesuffix("_token")] = _content(value)
             else:
                 known = [f"{role}_token" for role in ROLES]
-                raise ValueError(f"{key!r} is no special token; expected one of {known} or 'extra_special_tokens'")
+                raise ValueError(
+                    f"{key!r} is no special token; expected one of {known} or 'extra_special_tokens'"
+                )
         return self.add_tokens(tokens, special_tokens=True) if tokens else 0
 
     # -- special tokens -----------------------------------------------------------------------
@@ -214,7 +220,9 @@ class TokenizerBase:
         special = set(self.all_special_ids)
         if already_has_special_tokens:
             if token_ids_1 is not None:
-                raise ValueError("ids that have their special tokens come as one list: token_ids_1 must be None")
+                raise ValueError(
+                    "ids that have their special tokens come as one list: token_ids_1 must be None"
+                )
             return [int(int(i) in special) for i in token_ids_0]
         mask = [1] + [0] * len(token_ids_0) + [1]
         return mask if token_ids_1 is None else mask + [0] * len(token_ids_1) + [1]
@@ -258,7 +266,13 @@ class TokenizerBase:
         if self.model_max_length < _VERY_LARGE // 2:
             settings["model_max_length"] = self.model_max_length
         settings.update(self.special_tokens_map)
-        for name in ("padding_side", "truncation_side", "do_lower_case", "strip_accents", "tokenize_chinese_chars"):
+        for name in (
+            "padding_side",
+            "truncation_side",
+            "do_lower_case",
+            "strip_accents",
+            "tokenize_chinese_chars",
+        ):
             value = getattr(self if name.endswith("side") else self.native, name)
             if name in settings or name in ("do_lower_case", "tokenize_chinese_chars") or value == "left":
                 settings[name] = value
@@ -305,12 +319,17 @@ def _added(token: Any, special: bool) -> AddedToken:
     flags = {name: bool(getattr(token, name)) for name in ("single_word", "lstrip", "rstrip")}
     normalized = getattr(token, "normalized", None)
     return AddedToken(
-        token.content, **flags, normalized=normalized, special=special or bool(getattr(token, "special", False))
+        token.content,
+        **flags,
+        normalized=normalized,
+        special=special or bool(getattr(token, "special", False)),
     )
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=_plain_token) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(value, indent=2, ensure_ascii=False, default=_plain_token) + "\n", encoding="utf-8"
+    )
 
 
 def _plain_token(token: Any) -> Any:
@@ -335,7 +354,9 @@ def native_options(options: Mapping[str, Any]) -> dict[str, Any]:
     names: Iterable[str] = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
     taken = {name: options[name] for name in names if options.get(name) is not None}
     tokens = {f"{role}_token" for role in _NATIVE_ROLES}
-    return taken | {name: _content(value) for name, value in options.items() if name in tokens and value is not None}
+    return taken | {
+        name: _content(value) for name, value in options.items() if name in tokens and value is not None
+    }
 
 
 def _max_length(folder: Path | None, settings: dict[str, Any]) -> int:

@@ -117,8 +117,8 @@ def test_a_vocabulary_that_is_not_the_models_is_refused(tiny_model: Path, tmp_pa
 def test_wrong_use_is_named(clf: Any, tiny_model: Path) -> None:
     with pytest.raises(TypeError, match="row 1 is NoneType, expected str"):
         clf(["a", None])
-    with pytest.raises(ValueError, match="task 'fill-mask' is not supported"):
-        smhf.pipeline("fill-mask", model=str(tiny_model))
+    with pytest.raises(ValueError, match="task 'translation' is not supported"):
+        smhf.pipeline("translation", model=str(tiny_model))
     with pytest.raises(TypeError, match=r"'topk'.*'top_k'"):
         clf("a", topk=1)
     with pytest.raises(ValueError, match="function_to_apply='relu'"):
