@@ -33,10 +33,10 @@ typedef struct cpu_i8_row {
 #define CPU_I8_COLS 32
 typedef struct cpu_i8_finish {
     const cpu_i8_row *rows;
-    const float *scales;    /* of the outputs */
-    const int32_t *totals;  /* of the outputs: sums of their weights */
-    const float *bias;      /* NULL: none */
-    const float *residual;  /* NULL: none; may be the output */
+    const float *scales;   /* of the outputs */
+    const int32_t *totals; /* of the outputs: sums of their weights */
+    const float *bias;     /* NULL: none */
+    const float *residual; /* NULL: none; may be the output */
     int64_t residual_ld;
     smhf_act act; /* NONE or GELU (by cpu_gelu_coarse) */
 } cpu_i8_finish;

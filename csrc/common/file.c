@@ -39,22 +39,54 @@ static smhf_status open_regular(const char *path, int *fd, size_t *size, smhf_er
     return SMHF_OK;
 }
 
-smhf_status smhf_file_map(const char *path, smhf_bytes_view *out, smhf_error *err) {
-    int fd = -1;
+smhf_status smhf_file_map_open(const char *path, smhf_bytes_view *out, int *fd, smhf_error *err) {
     size_t size = 0;
     *out = (smhf_bytes_view){NULL, 0};
-    SMHF_TRY(open_regular(path, &fd, &size, err));
+    *fd = -1;
+    SMHF_TRY(open_regular(path, fd, &size, err));
     if (size == 0) {
-        close(fd);
+        smhf_file_close(fd);
         return SMHF_OK;
     }
-    void *at = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
-    smhf_status status = (at == MAP_FAILED) ? fail_errno(path, "map", err) : SMHF_OK;
-    close(fd);
-    if (status == SMHF_OK) {
-        *out = (smhf_bytes_view){at, size};
+    void *at = mmap(NULL, size, PROT_READ, MAP_PRIVATE, *fd, 0);
+    if (at == MAP_FAILED) {
+        const smhf_status status = fail_errno(path, "map", err);
+        smhf_file_close(fd);
+        return status;
     }
+    *out = (smhf_bytes_view){at, size};
+    return SMHF_OK;
+}
+
+smhf_status smhf_file_map(const char *path, smhf_bytes_view *out, smhf_error *err) {
+    int fd = -1;
+    const smhf_status status = smhf_file_map_open(path, out, &fd, err);
+    smhf_file_close(&fd);
     return status;
+}
+
+smhf_status smhf_file_read_at(int fd, const char *path, uint64_t offset, void *out, size_t size,
+                              smhf_error *err) {
+    for (size_t done = 0; done < size;) {
+        const ssize_t count =
+            pread(fd, (char *)out + done, size - done, (off_t)(offset + (uint64_t)done));
+        if (count < 0 && errno != EINTR) {
+            return fail_errno(path, "read", err);
+        }
+        if (count == 0) {
+            return smhf_fail(err, SMHF_E_IO, "%s: ends before byte %llu; was it changed in place?",
+                             path, (unsigned long long)(offset + size));
+        }
+        done += count > 0 ? (size_t)count : 0;
+    }
+    return SMHF_OK;
+}
+
+void smhf_file_close(int *fd) {
+    if (*fd >= 0) {
+        close(*fd);
+    }
+    *fd = -1;
 }
 
 void smhf_file_map_forget(smhf_bytes_view part) {

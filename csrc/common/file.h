@@ -14,6 +14,15 @@ extern "C" {
 /* Maps a regular file read-only (an empty file gives {NULL, 0}). Borrowed until unmap. A file
  * that shrinks under the map raises SIGBUS: callers map only files that are replaced atomically. */
 smhf_status smhf_file_map(const char *path, smhf_bytes_view *out, smhf_error *err) SMHF_MUST_USE;
+/* The same, and the descriptor stays open for smhf_file_read_at; caller closes it with
+ * smhf_file_close. -1 for an empty file. */
+smhf_status smhf_file_map_open(const char *path, smhf_bytes_view *out, int *fd,
+                               smhf_error *err) SMHF_MUST_USE;
+/* Exactly `size` bytes from `offset`; a file that ends before is SMHF_E_IO. Unlike a map it leaves
+ * no pages behind. May be called from several threads. */
+smhf_status smhf_file_read_at(int fd, const char *path, uint64_t offset, void *out, size_t size,
+                              smhf_error *err) SMHF_MUST_USE;
+void smhf_file_close(int *fd); /* -1 is fine; leaves -1 */
 /* The whole pages inside this part of a map will not be read soon: they stop counting as this
  * process's memory, and are read again from the file if they are needed after all. */
 void smhf_file_map_forget(smhf_bytes_view part);

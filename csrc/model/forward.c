@@ -82,9 +82,11 @@ void smhf_forward(const smhf_pass *pass) {
     const smhf_plan *plan = pass->plan;
     const int layers = pass->net->config->layers;
 
-    pass->dev->backend->embedding_fwd(pass->dev, plan->embedded, plan->embedded_stats,
-                                      &pass->net->tables, pass->net->config->layernorm_eps,
-                                      pass->pack, smhf_pass_drop(pass, SMHF_DROP_EMBEDDING, 0));
+    smhf_embedding tables = pass->net->tables;
+    tables.word = pass->words.data != NULL ? pass->words : tables.word;
+    pass->dev->backend->embedding_fwd(pass->dev, plan->embedded, plan->embedded_stats, &tables,
+                                      pass->net->config->layernorm_eps, pass->pack,
+                                      smhf_pass_drop(pass, SMHF_DROP_EMBEDDING, 0));
     for (int l = 0; l < layers; l++) {
         smhf_layer_forward(pass, l);
     }

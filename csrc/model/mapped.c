@@ -3,7 +3,9 @@
 
 #include "common/file.h"
 #include "common/mem.h"
+#include "common/pool.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #define ALIGN_FLOATS 16
@@ -143,6 +145,52 @@ smhf_status smhf_mapped_matrix(const smhf_mapped *mapped, int layer, smhf_slot s
     }
     *out = smhf_tensor_of(scratch, rows, cols, SMHF_DTYPE_F32);
     return SMHF_OK;
+}
+
+/* ---- rows of the word table --------------------------------------------------------------------
+ */
+
+#define WORDS_CHUNK 32
+
+int smhf_mapped_has_words(const smhf_mapped *mapped) {
+    return mapped->file != NULL &&
+           in_place(mapped->sources[first_of_slot(mapped, -1, SMHF_SLOT_WORD)]);
+}
+
+typedef struct words_task {
+    const smhf_mapped *mapped;
+    const smhf_safetensor *table;
+    const int32_t *ids;
+    float *out;
+    size_t hidden;
+    atomic_int failed; /* some place that could not be read; -1: none */
+} words_task;
+
+static smhf_status read_word(const words_task *task, size_t at, smhf_error *err) {
+    const size_t bytes = task->hidden * sizeof(float);
+    return smhf_safetensors_read(task->mapped->file, task->table, (size_t)task->ids[at] * bytes,
+                                 task->out + at * task->hidden, bytes, err);
+}
+
+static void words_body(void *context, size_t begin, size_t end) {
+    words_task *task = context;
+    for (size_t at = begin; at < end; at++) {
+        smhf_error err = SMHF_ERROR_INIT;
+        if (read_word(task, at, &err) != SMHF_OK) {
+            atomic_store(&task->failed, (int)at);
+        }
+    }
+}
+
+smhf_status smhf_mapped_words(const smhf_mapped *mapped, const int32_t *ids, int32_t count,
+                              float *out, smhf_error *err) {
+    const int index = first_of_slot(mapped, -1, SMHF_SLOT_WORD);
+    words_task task = {.mapped = mapped, .table = mapped->sources[index], .ids = ids, .out = out};
+    task.hidden = (size_t)mapped->table->items[index].cols;
+    atomic_init(&task.failed, -1);
+    smhf_parallel_for((size_t)count, WORDS_CHUNK, words_body, &task);
+    const int failed = atomic_load(&task.failed);
+    return failed < 0 ? SMHF_OK : read_word(&task, (size_t)failed, err); /* once more, to say why */
 }
 
 void smhf_mapped_done(const smhf_mapped *mapped, int layer, smhf_slot slot) {

@@ -6,12 +6,12 @@
  *     SMHF_TRY(smhf_mapped_matrix(&mapped, layer, SMHF_SLOT_OUT_WEIGHT, scratch, &matrix, err));
  *     smhf_mapped_deinit(&mapped);
  *
- * Nothing is copied that need not be: embedding tables are read from the file as rows are asked
- * for; vectors are copied, they are small; matrices are looked at once, when a backend prepares
- * them, and their pages given back. A model that will be trained or written to moves into an arena
- * first. The file must not be changed in place (replacing it is fine).
- * Threads: immutable after init, matrix excepted (its scratch is the caller's). Ownership: takes
- * over file and sources, also when init fails.
+ * Nothing is copied that need not be: rows of the word table are read from the file as they are
+ * asked for; vectors are copied, they are small; matrices are looked at once, when a backend
+ * prepares them, and their pages given back. A model that will be trained or written to moves into
+ * an arena first. The file must not be changed in place (replacing it is fine). Threads: immutable
+ * after init, matrix excepted (its scratch is the caller's). Ownership: takes over file and
+ * sources, also when init fails.
  */
 #ifndef SMHF_MODEL_MAPPED_H
 #define SMHF_MODEL_MAPPED_H
@@ -44,6 +44,13 @@ size_t smhf_mapped_scratch(const smhf_mapped *mapped);
  */
 smhf_status smhf_mapped_matrix(const smhf_mapped *mapped, int layer, smhf_slot slot, float *scratch,
                                smhf_tensor *out, smhf_error *err) SMHF_MUST_USE;
+/* Whether smhf_mapped_words can be used: the file holds the word table as fp32. */
+int smhf_mapped_has_words(const smhf_mapped *mapped);
+/* out [count, hidden] = rows of the word table, read from the file. Through the map every row would
+ * bring its neighbourhood along (a page cache in large pages: up to 2 MiB), and a few hundred words
+ * keep the whole table resident. Ids must be inside the table. May run in several threads. */
+smhf_status smhf_mapped_words(const smhf_mapped *mapped, const int32_t *ids, int32_t count,
+                              float *out, smhf_error *err) SMHF_MUST_USE;
 /* The pages of a matrix slot will not be read soon. */
 void smhf_mapped_done(const smhf_mapped *mapped, int layer, smhf_slot slot);
 

@@ -602,12 +602,14 @@ static smhf_status forward_pieces(smhf_model *model, smhf_workspace *ws, const s
                                   smhf_pooling pooling, float *out, smhf_error *err) {
     const size_t width = width_of(&model->config);
     const int tokens = smhf_config_per_token(&model->config) && pooling == SMHF_POOLING_NONE;
+    ws->mapped = smhf_mapped_has_words(&model->mapped) ? &model->mapped : NULL;
     for (size_t first = 0; first < batch->rows;) {
         const size_t end = piece_end(batch, first, model->batch_tokens);
         const size_t begin = tokens ? (size_t)batch->cu_seqlens[first] : first;
         const size_t count = (tokens ? (size_t)batch->cu_seqlens[end] : end) - begin;
         SMHF_TRY(smhf_workspace_fill(ws, batch, first, end, NULL, err));
-        const smhf_pass pass = {ws->dev, &model->net, &ws->plan, ws->pack, {0, NULL, 0}};
+        const smhf_pass pass = {ws->dev,  &model->net,  &ws->plan,
+                                ws->pack, {0, NULL, 0}, smhf_workspace_words(ws)};
         smhf_forward(&pass);
         ws->dev->backend->download(ws->dev, out + begin * width, results_of(&pass, pooling).data,
                                    count * width * sizeof *out);

@@ -92,6 +92,7 @@ typedef struct smhf_pass {
     const smhf_plan *plan;
     const smhf_pack *pack;
     smhf_pass_dropout dropout;
+    smhf_tensor words; /* rows that the pack's ids mean, instead of the word table; absent: not */
 } smhf_pass;
 
 /* The places where a network drops, and the number of each. */

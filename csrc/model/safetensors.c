@@ -22,6 +22,7 @@ typedef struct metadata_pair {
 
 struct smhf_safetensors {
     smhf_bytes_view map;    /* owned: unmapped at close; empty when parsed from bytes */
+    int fd;                 /* owned: of the map; -1 when parsed from bytes */
     smhf_arena arena;       /* names, metadata */
     smhf_safetensor *items; /* sorted by name */
     size_t count;
@@ -340,6 +341,7 @@ smhf_status smhf_safetensors_parse(smhf_bytes_view bytes, smhf_safetensors **out
     if (file == NULL) {
         return smhf_fail_nomem(err, "safetensors", sizeof *file);
     }
+    file->fd = -1;
     smhf_arena_init(&file->arena, 8192);
     const smhf_status status = parse_into(file, bytes, err);
     if (status != SMHF_OK) {
@@ -352,16 +354,27 @@ smhf_status smhf_safetensors_parse(smhf_bytes_view bytes, smhf_safetensors **out
 
 smhf_status smhf_safetensors_open(const char *path, smhf_safetensors **out, smhf_error *err) {
     smhf_bytes_view map = {0};
+    int fd = -1;
     *out = NULL;
-    SMHF_TRY(smhf_file_map(path, &map, err));
+    SMHF_TRY(smhf_file_map_open(path, &map, &fd, err));
     const smhf_status status = smhf_safetensors_parse(map, out, err);
     if (status != SMHF_OK) {
         smhf_error_prefix(err, "%s", path);
         smhf_file_unmap(&map);
+        smhf_file_close(&fd);
         return status;
     }
     (*out)->map = map;
+    (*out)->fd = fd;
     return SMHF_OK;
+}
+
+smhf_status smhf_safetensors_read(const smhf_safetensors *file, const smhf_safetensor *tensor,
+                                  size_t offset, void *out, size_t size, smhf_error *err) {
+    SMHF_ASSERT(file->fd >= 0 && offset + size <= tensor->data.size);
+    const size_t begin =
+        (size_t)((const char *)tensor->data.data - (const char *)file->map.data) + offset;
+    return smhf_file_read_at(file->fd, tensor->name, begin, out, size, err);
 }
 
 void smhf_safetensors_close(smhf_safetensors *file) {
@@ -369,6 +382,7 @@ void smhf_safetensors_close(smhf_safetensors *file) {
         return;
     }
     smhf_file_unmap(&file->map);
+    smhf_file_close(&file->fd);
     smhf_arena_deinit(&file->arena);
     smhf_free(file->items);
     smhf_free(file);

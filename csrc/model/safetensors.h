@@ -58,6 +58,12 @@ const smhf_safetensor *smhf_safetensors_find(const smhf_safetensors *file, const
 /* A value of __metadata__, or NULL. */
 const char *smhf_safetensors_metadata(const smhf_safetensors *file, const char *key);
 
+/* Bytes [offset, offset + size) of an opened file's tensor, read instead of mapped: they leave no
+ * pages behind. May be called from several threads. */
+smhf_status smhf_safetensors_read(const smhf_safetensors *file, const smhf_safetensor *tensor,
+                                  size_t offset, void *out, size_t size,
+                                  smhf_error *err) SMHF_MUST_USE;
+
 /* Converts tensor->count elements; SMHF_E_UNSUPPORTED for SMHF_ST_OTHER. bf16 and f16 widen
  * exactly, f64 rounds to nearest. */
 smhf_status smhf_safetensor_to_f32(const smhf_safetensor *tensor, float *out,

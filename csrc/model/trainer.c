@@ -335,6 +335,7 @@ static smhf_status run_training(smhf_trainer *trainer, const smhf_examples *exam
         &ws->plan,
         ws->pack,
         {trainer->options.seed, trainer->step_on_device, trainer->options.dropout},
+        SMHF_TENSOR_NONE,
     };
     if (trainer->micro_batches == 0) {
         be->fill(ws->dev, trainer->grads, 0, trainer->trained.size * sizeof(float));
@@ -367,7 +368,8 @@ static smhf_status run_evaluation(smhf_trainer *trainer, const smhf_examples *ex
                                   smhf_error *err) {
     smhf_workspace *ws = &trainer->ws;
     SMHF_TRY(take_examples(trainer, examples, err));
-    const smhf_pass pass = {ws->dev, &trainer->model->net, &ws->plan, ws->pack, {0, NULL, 0}};
+    const smhf_pass pass = {ws->dev,  &trainer->model->net, &ws->plan,
+                            ws->pack, {0, NULL, 0},         SMHF_TENSOR_NONE};
     smhf_forward(&pass);
     enqueue_loss(trainer, 0, 1);
     SMHF_TRY(ws->dev->backend->sync(ws->dev, err));

@@ -23,12 +23,16 @@ smhf_status smhf_workspace_init(smhf_workspace *ws, const char *device,
 static void release(smhf_workspace *ws) {
     smhf_pack_free(ws->pack);
     smhf_free(ws->chunk_offsets);
+    smhf_free(ws->words);
+    smhf_free(ws->word_ids);
     if (ws->dev != NULL) {
         ws->dev->backend->free(ws->dev, ws->block);
     }
     ws->pack = NULL;
     ws->block = NULL;
     ws->chunk_offsets = NULL;
+    ws->words = NULL;
+    ws->word_ids = NULL;
     ws->shape.tokens = ws->shape.rows = 0;
 }
 
@@ -118,6 +122,32 @@ smhf_status smhf_workspace_ensure(smhf_workspace *ws, size_t tokens, size_t rows
     return status;
 }
 
+/* Room for the words' rows; made at the first batch of a mapped model. */
+static smhf_status ensure_words(smhf_workspace *ws, smhf_error *err) {
+    if (ws->words != NULL) {
+        return SMHF_OK;
+    }
+    const size_t tokens = (size_t)ws->shape.tokens;
+    const size_t bytes = tokens * (size_t)ws->shape.config->hidden * sizeof *ws->words;
+    ws->word_ids = smhf_malloc(tokens * sizeof *ws->word_ids);
+    ws->words = ws->word_ids != NULL ? smhf_malloc_aligned(bytes, SMHF_CACHE_LINE) : NULL;
+    if (ws->words == NULL) {
+        smhf_free(ws->word_ids);
+        ws->word_ids = NULL;
+        return smhf_fail_nomem(err, "workspace", bytes);
+    }
+    for (size_t i = 0; i < tokens; i++) {
+        ws->word_ids[i] = (int32_t)i;
+    }
+    return SMHF_OK;
+}
+
+smhf_tensor smhf_workspace_words(const smhf_workspace *ws) {
+    return ws->mapped == NULL ? SMHF_TENSOR_NONE
+                              : smhf_tensor_of(ws->words, ws->shape.tokens,
+                                               ws->shape.config->hidden, SMHF_DTYPE_F32);
+}
+
 smhf_status smhf_workspace_fill(smhf_workspace *ws, const smhf_batch *batch, size_t first,
                                 size_t end, const uint32_t *sequence_ids, smhf_error *err) {
     const int32_t start = batch->cu_seqlens[first];
@@ -125,8 +155,15 @@ smhf_status smhf_workspace_fill(smhf_workspace *ws, const smhf_batch *batch, siz
     for (size_t row = first; row <= end; row++) {
         ws->chunk_offsets[row - first] = batch->cu_seqlens[row] - start;
     }
+    const int32_t *ids = batch->ids + start;
+    if (ws->mapped != NULL) {
+        SMHF_TRY(ensure_words(ws, err));
+        SMHF_TRY(
+            smhf_mapped_words(ws->mapped, ids, batch->cu_seqlens[end] - start, ws->words, err));
+        ids = ws->word_ids;
+    }
     const smhf_pack_input input = {
-        .ids = batch->ids + start,
+        .ids = ids,
         .type_ids = batch->type_ids != NULL ? batch->type_ids + start : NULL,
         .cu_seqlens = ws->chunk_offsets,
         .sequence_ids = sequence_ids != NULL ? sequence_ids + first : NULL,

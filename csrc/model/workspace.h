@@ -7,6 +7,7 @@
 
 #include "backend/backend.h"
 #include "model/batch.h"
+#include "model/mapped.h"
 #include "model/plan.h"
 
 typedef struct smhf_workspace {
@@ -17,6 +18,9 @@ typedef struct smhf_workspace {
     smhf_plan_shape shape; /* tokens, rows: capacities now */
     smhf_packing packing;
     int32_t *chunk_offsets;      /* [shape.rows + 1] cu_seqlens of a piece, from 0 */
+    const smhf_mapped *mapped;   /* the caller sets it before fill; NULL: ids mean the word table */
+    float *words;                /* host [shape.tokens, hidden]: rows read for a mapped model */
+    int32_t *word_ids;           /* [shape.tokens]: 0, 1, 2, ...: the ids in `words` */
     struct smhf_workspace *next; /* in the model's free list */
 } smhf_workspace;
 
@@ -27,9 +31,12 @@ void smhf_workspace_deinit(smhf_workspace *ws);
 /* Room for a pack of that many tokens and rows. */
 smhf_status smhf_workspace_ensure(smhf_workspace *ws, size_t tokens, size_t rows,
                                   smhf_error *err) SMHF_MUST_USE;
-/* Ensures room for rows [first, end) of the batch and fills the pack with them. */
+/* Ensures room for rows [first, end) of the batch and fills the pack with them; of a mapped model
+ * the words' rows too, and the pack's ids mean smhf_workspace_words. */
 smhf_status smhf_workspace_fill(smhf_workspace *ws, const smhf_batch *batch, size_t first,
                                 size_t end, const uint32_t *sequence_ids,
                                 smhf_error *err) SMHF_MUST_USE;
+/* For smhf_pass.words. */
+smhf_tensor smhf_workspace_words(const smhf_workspace *ws);
 
 #endif

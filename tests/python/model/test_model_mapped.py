@@ -112,5 +112,34 @@ def test_memory_stays_flat_over_random_shapes(folder):
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     early, late = map(int, result.stdout.split())
-    # The word table's pages come in as words occur: 20 MB at the most, most of it in the first hundred.
     assert late - early < 4096, (early, late)
+
+
+def test_words_leave_no_pages_behind(folder):
+    """All 20,000 words occur, one by one; the word table (20 MB) does not become this process's memory."""
+    program = textwrap.dedent(
+        f"""
+        import numpy as np
+        from smhf_native.model import Model
+
+        def file_memory():
+            return int(open('/proc/self/status').read().partition('RssFile:')[2].split()[0])
+
+        model = Model.from_pretrained({str(folder)!r})
+        model(np.arange(1, 101)[None])
+        before = file_memory()
+        for first in range(0, 20000, 100):
+            model(np.arange(first, first + 100)[None])
+        print(file_memory() - before)
+        """
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 4096  # KiB
+
+
+def test_a_file_cut_short_in_place_is_an_error(folder):
+    model = Model.from_pretrained(folder)
+    with open(folder / "model.safetensors", "r+b") as stream:
+        stream.truncate(4096)
+    with pytest.raises(OSError, match=r"word_embeddings.*ends before byte \d+; was it changed in place"):
+        model(np.arange(19000, 19010)[None])
