@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from smhf_native.errors import BackendError
 from smhf_native.paths import real_path
 from smhf_native.tokenizer import _tokenizer
 from smhf_native.tokenizer.encoding import Encoding
@@ -75,7 +76,7 @@ def _as_texts(texts: Any, name: str) -> Any:
         if values and isinstance(values[0], list):
             raise ValueError(f"{name}: expected one dimension, got {getattr(texts, 'ndim', 2)}")
         return values
-    if isinstance(texts, Iterable) and not isinstance(texts, Mapping):
+    if isinstance(texts, Iterable) and not isinstance(texts, (Mapping, set, frozenset)):  # sets have no order
         return list(texts)
     raise TypeError(f"{name}: expected str or a sequence of str, got {type(texts).__name__}")
 
@@ -169,6 +170,7 @@ class Tokenizer:
             from smhf_native import hub
 
             path = os.fspath(hub.resolve(path, needs=hub.TOKENIZER_FILES))
+        refuse_other_kinds(path)
         core = _tokenizer.open(
             real_path(path),
             do_lower_case=do_lower_case,
@@ -343,7 +345,12 @@ class Tokenizer:
         }
         core = self._core
         want = _ALL if details else 0
-        encoded = core.encode(rows, pairs, want=want, **arguments)
+        try:
+            encoded = core.encode(rows, pairs, want=want, **arguments)
+        except (TypeError, ValueError) as failure:
+            if is_split_into_words:
+                raise _of_words(failure, {"texts": starts, "pairs": pair_starts}) from None
+            raise
         # The second pass must see the texts as they are now, whatever becomes of the caller's list.
         kept = tuple(rows) if isinstance(rows, list) else rows
         kept_pairs = tuple(pairs) if isinstance(pairs, list) else pairs
@@ -651,6 +658,38 @@ class Tokenizer:
     def __repr__(self) -> str:
         case = "lower-case" if self.do_lower_case else "cased"
         return f"Tokenizer({self.vocab_size} tokens, {case}, model_max_length={self.model_max_length})"
+
+
+# Files that say what a folder without tokenizer.json and vocab.txt holds.
+_OTHER_KINDS = {
+    "merges.txt": "a BPE tokenizer (vocab.json and merges.txt)",
+    "spiece.model": "a SentencePiece tokenizer (Unigram or BPE)",
+    "sentencepiece.bpe.model": "a SentencePiece tokenizer (BPE)",
+    "tokenizer.model": "a SentencePiece or tiktoken tokenizer",
+}
+
+
+def refuse_other_kinds(path: str | os.PathLike[str]) -> None:
+    """Raise BackendError when a folder holds files of another kind of tokenizer only."""
+    folder = Path(path)
+    if not folder.is_dir() or any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        return
+    for name, kind in _OTHER_KINDS.items():
+        if (folder / name).is_file():
+            raise BackendError(f"{folder}: {name} says that this is {kind}; only BERT's WordPiece is supported")
+
+
+def _of_words(failure: Exception, starts: dict[str, Any]) -> Exception:
+    """The same failure with row and word named instead of the position among all words."""
+
+    def place(found: re.Match[str]) -> str:
+        rows = starts[found[1]]
+        row = int(np.searchsorted(rows, int(found[2]), side="right")) - 1
+        return f"{found[1]}[{row}][{int(found[2]) - int(rows[row])}]:"
+
+    if failure.args:
+        failure.args = (re.sub(r"^(texts|pairs)\[(\d+)\]:", place, str(failure.args[0])), *failure.args[1:])
+    return failure
 
 
 def _of_whole(failure: Exception, first: int) -> Exception:

@@ -87,6 +87,8 @@ class PreTrainedTokenizerFast(TokenizerBase):
 
             reject_unknown("tokenizer(...)", unknown, set(_CALL_OPTIONS))
         texts, pairs, batched = _batch_of(text, text_pair, is_split_into_words)
+        _refuse_bytes(texts, "texts")
+        _refuse_bytes(pairs, "pairs")
         pad, cut, max_length = self._strategies(padding, truncation, max_length, pad_to_multiple_of, verbose)
         options: dict[str, Any] = {
             "add_special_tokens": add_special_tokens,
@@ -391,7 +393,9 @@ class AutoTokenizer:
         for name in ("use_auth_token", "use_fast", "trust_remote_code", "force_download", "config", "legacy"):
             options.pop(name, None)
         from smhf_native.tokenizer import Tokenizer
+        from smhf_native.tokenizer.tokenizer import refuse_other_kinds
 
+        refuse_other_kinds(pretrained_model_name_or_path)
         folder = resolve(
             pretrained_model_name_or_path,
             revision,
@@ -466,6 +470,13 @@ def _batch_of(text: Any, pair: Any, words: bool) -> tuple[Any, Any, bool]:
             return (*_unzipped(text, pair), True)
         return text, pair, True
     return [text], [pair] if pair else None, False
+
+
+def _refuse_bytes(texts: Any, name: str) -> None:
+    """The native tokenizer takes UTF-8 bytes; transformers takes str alone."""
+    if isinstance(texts, (list, tuple)) and bytes in set(map(type, texts)):
+        row = next(i for i, text in enumerate(texts) if isinstance(text, bytes))
+        raise TypeError(f"{name}[{row}]: expected str, got bytes: decode them first")
 
 
 def _unzipped(rows: Any, pair: Any) -> tuple[list[Any], list[Any]]:

@@ -40,11 +40,38 @@ static void check_encoding(const smhf_encoding *e, const smhf_tokenizer *tokeniz
     }
 }
 
+/* The same text in the narrowest kind that holds it, as a Python str has it. `narrow` is its
+ * memory. */
+static smhf_text_view narrowest(const uint32_t *wide, size_t count, uint32_t *narrow) {
+    uint32_t most = 0;
+    for (size_t i = 0; i < count; i++) {
+        most |= wide[i];
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (most <= 0xFF) {
+            ((uint8_t *)narrow)[i] = (uint8_t)wide[i];
+        } else if (most <= 0xFFFF) {
+            ((uint16_t *)narrow)[i] = (uint16_t)wide[i];
+        } else {
+            narrow[i] = wide[i];
+        }
+    }
+    return (smhf_text_view){narrow, count, (most <= 0xFF) ? 1 : (most <= 0xFFFF) ? 2 : 4};
+}
+
+static void require_same(const smhf_encoding *one, const smhf_encoding *two) {
+    require(one->tokens == two->tokens && one->rows == two->rows);
+    require(memcmp(one->ids, two->ids, one->tokens * sizeof *one->ids) == 0);
+    require(memcmp(one->offsets, two->offsets, 2 * one->tokens * sizeof *one->ids) == 0);
+    require(memcmp(one->word_ids, two->word_ids, one->tokens * sizeof *one->ids) == 0);
+    require(memcmp(one->cu_seqlens, two->cu_seqlens, (one->rows + 1) * sizeof *one->ids) == 0);
+}
+
 static void encode_text(const smhf_tokenizer *tokenizer, const uint8_t *data, size_t size,
                         unsigned choice) {
     smhf_encode_options options = SMHF_ENCODE_DEFAULTS;
     smhf_error err = SMHF_ERROR_INIT;
-    smhf_encoding *one = NULL, *two = NULL;
+    smhf_encoding *one = NULL, *two = NULL, *plain = NULL;
     smhf_buffer out;
     uint32_t *wide = malloc(size * sizeof *wide + 4);
     size_t count = 0;
@@ -78,13 +105,23 @@ static void encode_text(const smhf_tokenizer *tokenizer, const uint8_t *data, si
         smhf_status second =
             smhf_tokenizer_encode_batch(tokenizer, texts + 1, pairs, 1, &options, &two, &err);
         require(first == second);
+        /* Ids alone take the quickest way; its rows must be the same. */
+        uint32_t *narrow = malloc(count * sizeof *narrow + 4);
+        require(narrow != NULL);
+        texts[1] = narrowest(wide, count, narrow);
+        options.want = 0;
+        smhf_status third =
+            smhf_tokenizer_encode_batch(tokenizer, texts + 1, pairs, 1, &options, &plain, &err);
+        require(first == third);
+        free(narrow);
     }
     if (one != NULL) {
         size_t limit = (options.truncation == SMHF_TRUNCATE_NONE) ? SIZE_MAX : options.max_length;
         check_encoding(one, tokenizer, limit, count);
-        require(one->tokens == two->tokens && one->rows == two->rows);
-        require(memcmp(one->ids, two->ids, one->tokens * sizeof *one->ids) == 0);
-        require(memcmp(one->offsets, two->offsets, 2 * one->tokens * sizeof *one->ids) == 0);
+        require_same(one, two);
+        require(plain->tokens == one->tokens && plain->rows == one->rows);
+        require(memcmp(one->ids, plain->ids, one->tokens * sizeof *one->ids) == 0);
+        require(memcmp(one->type_ids, plain->type_ids, one->tokens * sizeof *one->ids) == 0);
         smhf_buffer_init(&out, 0);
         require(smhf_tokenizer_decode(tokenizer, one->ids, one->tokens, 1, 1, &out, NULL) ==
                 SMHF_OK);
@@ -93,6 +130,7 @@ static void encode_text(const smhf_tokenizer *tokenizer, const uint8_t *data, si
     }
     smhf_encoding_free(one);
     smhf_encoding_free(two);
+    smhf_encoding_free(plain);
     free(wide);
 }
 

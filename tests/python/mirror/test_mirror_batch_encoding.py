@@ -101,7 +101,7 @@ def same_rows(expected: Any, actual: Any, count: int) -> None:
         assert actual.word_ids(i) == expected.word_ids(i)
         assert actual.sequence_ids(i) == expected.sequence_ids(i)
         theirs, ours = expected[i], actual[i]
-        for name in ("ids", "type_ids", "tokens", "offsets", "attention_mask", "special_tokens_mask", "words",
+        for name in ("ids", "type_ids", "tokens", "offsets", "attention_mask", "special_tokens_mask",
                      "word_ids", "sequence_ids", "n_sequences"):  # fmt: skip
             assert getattr(ours, name) == getattr(theirs, name), name
         assert len(ours) == len(theirs)
