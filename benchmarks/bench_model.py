@@ -8,9 +8,10 @@ as they come, 32 sorted by length) and its best way counts, ours takes them whol
 sleep in between; the figure is the median of --repeat passes after a warm-up.
 
 Ratio: the peer's seconds through ours.  GF/s: full-model FLOPs of real tokens (84.93 MF a token and 18,432 a
-token and key; training three times that) through the seconds.  "of peak": the FLOPs that ours executes (the
-last layer computes CLS rows only) as a share of the register-to-register peak that benchmarks/peaks.c measures
-first.  A peer that is not installed is named as missing.
+token and key; training three times that) through the seconds.  "of peak": the seconds that the products which ours
+executes (the last layer computes CLS rows only) take at the register-to-register peaks which
+benchmarks/peaks.c measures first, int8 matrices at the int8 peak and attention's products at that of bf16,
+as a share of ours.  A peer that is not installed is named as missing.
 """
 
 from __future__ import annotations
@@ -56,12 +57,13 @@ def full_flops(lengths: Sequence[int]) -> float:
     return float(PER_TOKEN * n.sum() + PER_PAIR * (n**2).sum())
 
 
-def executed_flops(lengths: Sequence[int]) -> float:
-    """What is left when the last layer makes keys and values for all tokens and the rest for CLS rows."""
+def executed_flops(lengths: Sequence[int]) -> tuple[float, float]:
+    """Of matrices and of attention, when the last layer makes keys and values for all tokens and the rest
+    for CLS rows."""
     n = np.asarray(lengths, float)
     linear = (PER_TOKEN - 20 * HIDDEN**2) * n.sum() + 20.0 * HIDDEN**2 * len(n)
     attention = 4.0 * HIDDEN * ((LAYERS - 1) * (n**2).sum() + n.sum())
-    return float(linear + attention)
+    return float(linear), float(attention)
 
 
 # -- engines in processes of their own ------------------------------------------------------------
@@ -218,7 +220,11 @@ class Bench:
         }
         best = min(medians, key=lambda name: medians[name]) if medians else ""
         factor = 3.0 if train else 1.0
-        share = factor * executed_flops(lengths) / mine / 1e9 / self.peak(precision)
+        linear, attention = executed_flops(lengths)
+        # int8 models multiply queries, keys and values in bf16
+        bound = linear / self.peak(precision)
+        bound += attention / self.peak("bf16" if precision == "int8" else precision)
+        share = factor * bound / 1e9 / mine
         way = requests[best].get("batching", "") if best else ""
         peer = f"{best} {way}".strip() if best else "missing: " + ", ".join(missing)
         note = (

@@ -51,6 +51,16 @@ static void multiply(const cpu_bf16_kernels *kernels, float *out, int64_t ld, co
     }
 }
 
+/* Rows of a head lie a whole row of q, k and v apart, which no prefetcher of the processor follows. */
+static void fetch_rows(smhf_tensor x, int32_t first, int32_t rows, int32_t column, int32_t size) {
+    for (int32_t r = first; r < first + rows; r++) {
+        const float *at = cpu_row(x, r) + column;
+        for (int32_t c = 0; c < size; c += 16) {
+            __builtin_prefetch(at + c);
+        }
+    }
+}
+
 static void head_fwd(const attention_task *task, const head_range *r, char *scratch,
                      const scratch_map *m, const cpu_bf16_kernels *kernels) {
     const int32_t S = r->keys, D = task->size;
@@ -58,6 +68,9 @@ static void head_fwd(const attention_task *task, const head_range *r, char *scra
     uint16_t *rounded = (uint16_t *)(void *)(scratch + m->rounded);
     float *scores = (float *)(void *)(scratch + m->scores);
     float *sums = (float *)(void *)(scratch + m->out);
+    fetch_rows(task->k, r->first_key, S, r->column, D);
+    fetch_rows(task->v, r->first_key, S, r->column, D);
+    fetch_rows(task->q, r->first_query, r->queries, r->column, D);
     cpu_bf16_pack(keys, cpu_row(task->k, r->first_key) + r->column, task->k.ld, S, D, 0, kernels);
     cpu_bf16_pack(values, cpu_row(task->v, r->first_key) + r->column, task->v.ld, D, S, 1, kernels);
     for (int32_t first = 0; first < r->queries; first += kernels->rows) {

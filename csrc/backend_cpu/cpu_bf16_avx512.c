@@ -10,7 +10,8 @@
 #define WIDE_BF16 __attribute__((target(TARGET ",avx512bf16")))
 #define TILE_ROWS 12
 
-/* Rounded bits in the lower half of each lane. The instruction for it would flush subnormals. */
+/* Rounded bits in the lower half of each lane. The instruction for it would flush subnormals: it is
+ * for operands of the product instruction alone, which does so too. */
 WIDE static inline __m512i rounded_bits(__m512 v) {
     __m512i bits = _mm512_castps_si512(v);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -27,6 +28,21 @@ WIDE void cpu_bf16_round_avx512(void *a, const float *x, int32_t k, int32_t padd
         __mmask16 part = left >= 16 ? 0xFFFF : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
         __m512i bits = rounded_bits(_mm512_maskz_loadu_ps(part, x + i));
         _mm256_storeu_si256((__m256i *)(to + i), _mm512_cvtepi32_epi16(bits));
+    }
+}
+
+WIDE_BF16 static void round_native(void *a, const float *x, int32_t k, int32_t padded) {
+    uint16_t *to = a;
+    int32_t i = 0;
+    for (; i + 32 <= k; i += 32) {
+        __m512 low = _mm512_loadu_ps(x + i), high = _mm512_loadu_ps(x + i + 16);
+        _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+    for (; i < padded; i += 16) {
+        int32_t left = k - i;
+        __mmask16 part = left >= 16 ? 0xFFFF : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
+        __m256bh bits = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(part, x + i));
+        _mm256_storeu_si256((__m256i *)(to + i), (__m256i)bits);
     }
 }
 
@@ -139,8 +155,8 @@ const cpu_bf16_kernels cpu_bf16_avx512_bf16 = {
     .name = "avx512-bf16",
     .native = 1,
     .rows = TILE_ROWS,
-    .pack = cpu_bf16_round_avx512,
-    .round = cpu_bf16_round_avx512,
+    .pack = round_native,
+    .round = round_native,
     .tile = tile_pairs,
 };
 

@@ -270,6 +270,10 @@ void cpu_i8_panel_run(const cpu_i8_run *run, const cpu_i8_matrix *m, int32_t pan
         const int count = rows - r < part ? rows - r : part;
         int32_t sums[32 * CPU_I8_COLS];
         float *to = out + r * ld;
+        for (int i = 0; i < count; i++) { /* written after the tile: the lines come meanwhile */
+            __builtin_prefetch(to + i * ld, 1);
+            __builtin_prefetch(to + i * ld + 16, 1);
+        }
         i8->tile(sums, a->q + (int64_t)(first + r) * a->row_bytes, a->row_bytes, weights, m->lines,
                  count);
         finish.rows = a->rows + first + r;

@@ -349,6 +349,16 @@ static float rounded(float value) {
     return out;
 }
 
+/* The processor's own conversion takes subnormals for zero, as its product does. */
+static int flushes(const cpu_bf16_kernels *kernels) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    return kernels == &cpu_bf16_avx512_bf16;
+#else
+    (void)kernels;
+    return 0;
+#endif
+}
+
 /* Published cases: ties go to even, the largest goes to infinity, NaN stays. */
 static void test_bf16_rounds_to_nearest_even(void) {
     static const struct {
@@ -372,7 +382,12 @@ static void test_bf16_rounds_to_nearest_even(void) {
             memset(got, 0xEE, sizeof got);
             kernels[j]->pack(got, x, k, 32);
             for (int i = 0; i < 32; i++) {
-                CHECK_INT(got[i], i < k ? cases[i].to : 0);
+                const int subnormal = i < k && (cases[i].from & 0x7F800000u) == 0;
+                if (subnormal && flushes(kernels[j])) {
+                    CHECK_INT(got[i] & 0x7FFF, 0);
+                } else {
+                    CHECK_INT(got[i], i < k ? cases[i].to : 0);
+                }
             }
         }
         /* NaNs whose payload lies below the kept bits must not become infinity */
