@@ -416,6 +416,17 @@ static smhf_status merge_pair(trainer *t, uint32_t index, smhf_error *err) {
     return status;
 }
 
+static smhf_status report_merges(const trainer *t, smhf_error *err) {
+    const smhf_wordpiece_options *options = t->options;
+    if (options->progress != NULL &&
+        options->progress(options->progress_context, SMHF_WORDPIECE_MERGING, t->tokens.count,
+                          options->vocab_size) != 0) {
+        return smhf_fail(err, SMHF_E_CANCELLED, "training was cancelled at %zu tokens",
+                         t->tokens.count);
+    }
+    return SMHF_OK;
+}
+
 static smhf_status merge_all(trainer *t, smhf_error *err) {
     const smhf_wordpiece_options *options = t->options;
     size_t merges = 0;
@@ -440,13 +451,11 @@ static smhf_status merge_all(trainer *t, smhf_error *err) {
             break;
         }
         SMHF_TRY(merge_pair(t, top.pair, err));
-        if (++merges % PROGRESS_EVERY == 0 && options->progress != NULL &&
-            options->progress(options->progress_context, SMHF_WORDPIECE_MERGING, t->tokens.count,
-                              options->vocab_size) != 0) {
-            return smhf_fail(err, SMHF_E_CANCELLED, "training was cancelled at %zu tokens",
-                             t->tokens.count);
+        if (++merges % PROGRESS_EVERY == 0) {
+            SMHF_TRY(report_merges(t, err));
         }
     }
+    SMHF_TRY(report_merges(t, err));
     return SMHF_OK;
 }
 

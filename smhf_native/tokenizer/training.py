@@ -25,7 +25,7 @@ class _Progress:
         self._began = self._shown = time.monotonic()
         self._bar: Any = None
         try:
-            from tqdm.auto import tqdm
+            from tqdm import tqdm
         except ImportError:
             tqdm = None
         self._make = tqdm
