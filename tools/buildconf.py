@@ -244,7 +244,7 @@ def module_sources(room: str) -> list[Path]:
 # Which glue files make which module; py_array.c is NumPy's only door.
 GLUE_FILES: dict[str, set[str]] = {
     "tokenizer": {"tokenizer_module.c", "tokenizer_type.c", "encoding_type.c"},
-    "model": {"model_module.c", "model_type.c", "trainer_type.c", "py_array.c"},
+    "model": {"model_module.c", "model_type.c", "trainer_type.c", "py_array.c", "py_cancel.c"},
     "invoker": {"invoker_module.c", "invoker_type.c"},
     "server": {"server_module.c", "server_type.c", "server_join.c"},
     "trace": {"trace_module.c", "trace_type.c", "sampler_type.c", "event_writer_type.c"},

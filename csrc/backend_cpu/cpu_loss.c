@@ -1,6 +1,8 @@
-/* cpu_loss.c: cross-entropy, mean squared error, binary cross-entropy, with their gradients. Few
- * numbers, so double precision and one thread. */
+/* cpu_loss.c: cross-entropy, mean squared error, binary cross-entropy, with their gradients, in
+ * double precision. */
 #include "backend_cpu/cpu_device.h"
+
+#include "common/pool.h"
 
 #include <math.h>
 #include <string.h>
@@ -58,9 +60,37 @@ static double cross_entropy_row(float *d, const float *x, int32_t label, int32_t
     return loss;
 }
 
-static void cross_entropy(float *loss, smhf_tensor dlogits, smhf_tensor logits, smhf_tensor targets,
-                          const smhf_loss_options *o, int32_t rows) {
+typedef struct rows_task {
+    smhf_tensor dlogits, logits, targets;
+    const smhf_loss_options *options;
+    double grad_factor;
+    double *losses; /* [rows] */
+} rows_task;
+
+static void rows_body(void *context, size_t begin, size_t end) {
+    const rows_task *task = context;
+    for (size_t i = begin; i < end; i++) {
+        const int32_t r = (int32_t)i, label = label_of(task->targets, r);
+        float *d = task->dlogits.data != NULL ? cpu_row(task->dlogits, r) : NULL;
+        task->losses[r] = 0.0;
+        if (label != task->options->ignore_label) {
+            task->losses[r] =
+                cross_entropy_row(d, cpu_row(task->logits, r), label, task->logits.cols,
+                                  task->options, task->grad_factor);
+        } else if (d != NULL) {
+            memset(d, 0, (size_t)task->logits.cols * sizeof *d);
+        }
+    }
+}
+
+/* Rows in parallel, because those of a vocabulary are long; their losses are added in order. */
+static void cross_entropy(cpu_device *cpu, float *loss, smhf_tensor dlogits, smhf_tensor logits,
+                          smhf_tensor targets, const smhf_loss_options *o, int32_t rows) {
     double count = 0.0, sum = 0.0;
+    double *losses = cpu_partials_reserve(cpu, ((size_t)rows + 1) * sizeof *losses);
+    if (losses == NULL) {
+        return;
+    }
     for (int32_t r = 0; r < rows; r++) {
         int32_t label = label_of(targets, r);
         if (label != o->ignore_label) {
@@ -68,15 +98,10 @@ static void cross_entropy(float *loss, smhf_tensor dlogits, smhf_tensor logits, 
         }
     }
     double divisor = o->denominator > 0.0f ? (double)o->denominator : count;
+    rows_task task = {dlogits, logits, targets, o, (double)o->grad_scale / divisor, losses};
+    smhf_parallel_for((size_t)rows, cpu_rows_chunk(logits.cols), rows_body, &task);
     for (int32_t r = 0; r < rows; r++) {
-        float *d = dlogits.data != NULL ? cpu_row(dlogits, r) : NULL;
-        int32_t label = label_of(targets, r);
-        if (label != o->ignore_label) {
-            sum += cross_entropy_row(d, cpu_row(logits, r), label, logits.cols, o,
-                                     (double)o->grad_scale / divisor);
-        } else if (d != NULL) {
-            memset(d, 0, (size_t)logits.cols * sizeof *d);
-        }
+        sum += losses[r];
     }
     *loss = (float)(sum / divisor);
 }
@@ -176,12 +201,13 @@ static void elementwise(float *loss, smhf_tensor dlogits, smhf_tensor logits, sm
 void cpu_loss(smhf_device *dev, float *loss, smhf_tensor dlogits, smhf_tensor logits,
               smhf_tensor targets, const smhf_loss_options *options, const smhf_pack *pack,
               smhf_axis axis) {
-    if (cpu_begin(dev) == NULL || !CPU_ALL_F32(dev, "loss", dlogits, logits)) {
+    cpu_device *cpu = cpu_begin(dev);
+    if (cpu == NULL || !CPU_ALL_F32(dev, "loss", dlogits, logits)) {
         return;
     }
     int32_t rows = smhf_pack_count(pack, axis);
     if (options->kind == SMHF_LOSS_CROSS_ENTROPY) {
-        cross_entropy(loss, dlogits, logits, targets, options, rows);
+        cross_entropy(cpu, loss, dlogits, logits, targets, options, rows);
     } else {
         elementwise(loss, dlogits, logits, targets, options, rows);
     }

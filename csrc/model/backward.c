@@ -48,14 +48,17 @@ static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradie
     const smhf_tensor dpre = a->pre; /* overwritten: its last use is here */
     smhf_tensor branch;
 
+    smhf_pass_check(pass);
     /* out = LayerNorm(hidden + dropout(GELU(hidden W1 + b1) W2 + b2)) */
     branch = norm_backward(pass, d, dw->output_gamma, dw->output_beta, a->sum2, a->stats2,
                            w->output_gamma, axis, smhf_pass_drop(pass, SMHF_DROP_FFN, l));
     smhf_weight_backward(pass, dw->ffn2, dw->ffn2_bias, branch, a->ffn, axis);
     be->linear_act_bwd_input(dev, dpre, branch, w->ffn2, a->pre, w->act, pack, axis);
+    smhf_pass_check(pass);
     smhf_weight_backward(pass, dw->ffn1, dw->ffn1_bias, dpre, a->hidden, axis);
     be->linear_bwd_input(dev, d, dpre, w->ffn1, 1, pack, axis);
 
+    smhf_pass_check(pass);
     /* hidden = LayerNorm(x + dropout(attention(q, k, v) Wo + bo)) */
     smhf_tensor dcontext = g->dcontext;
     dcontext.rows = d.rows;
@@ -73,6 +76,7 @@ static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradie
                       w->heads, w->scale, pass->net->compute,
                       smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
 
+    smhf_pass_check(pass);
     /* q, k, v = x Wq + bq, x Wk + bk, x Wv + bv */
     smhf_weight_backward(pass, dw->kv, dw->kv_bias, dkv, a->x, SMHF_AXIS_TOKENS);
     if (cls_layer) {

@@ -219,7 +219,7 @@ static smhf_status require_off(field *fields, const char *key, smhf_error *err) 
 }
 
 static const char *const HEAD_NAMES[] = {"sequence-classification", "token-classification",
-                                         "question-answering", "embedding"};
+                                         "question-answering", "embedding", "masked-lm"};
 
 const char *smhf_head_name(smhf_head head) {
     return HEAD_NAMES[head];
@@ -234,14 +234,15 @@ smhf_status smhf_head_parse(const char *task, smhf_head *out, smhf_error *err) {
     }
     return smhf_fail(err, SMHF_E_UNSUPPORTED,
                      "task \"%.40s\": expected \"sequence-classification\", "
-                     "\"token-classification\", \"question-answering\" or \"embedding\"",
+                     "\"token-classification\", \"question-answering\", \"embedding\" or "
+                     "\"masked-lm\"",
                      task);
 }
 
 /* Dropout in front of the head: each class of transformers has its own rule. */
 static smhf_status read_head_dropout(smhf_config *config, field *fields, smhf_error *err) {
     config->head_dropout = config->embedding_dropout; /* of token classification in DistilBERT */
-    if (config->head == SMHF_HEAD_ENCODER) {
+    if (config->head == SMHF_HEAD_ENCODER || config->head == SMHF_HEAD_MASKED) {
         config->head_dropout = 0.0f;
         return SMHF_OK;
     }
@@ -331,6 +332,12 @@ static smhf_status read_common(smhf_config *config, field *fields, smhf_error *e
     }
     SMHF_TRY(require_off(fields, "pruned_heads", err));
     SMHF_TRY(require_off(fields, "quantization_config", err));
+    const field *tied = find(fields, "tie_word_embeddings");
+    if (config->head == SMHF_HEAD_MASKED && tied->kind == SMHF_JSON_FALSE) {
+        return smhf_fail(err, SMHF_E_UNSUPPORTED,
+                         "config.json: tie_word_embeddings: a masked-LM head of its own weights is "
+                         "not supported (expected true or absent)");
+    }
     if (config->hidden % config->heads != 0) {
         return smhf_fail(err, SMHF_E_ARG,
                          "config.json: %d hidden features do not divide into %d attention heads",
@@ -420,6 +427,7 @@ smhf_status smhf_config_parse(smhf_config *config, smhf_bytes_view json, int num
         ABSENT("problem_type"),
         ABSENT("pruned_heads"),
         ABSENT("quantization_config"),
+        ABSENT("tie_word_embeddings"),
         ABSENT("num_labels"),
         ABSENT("dim"),
         ABSENT("n_heads"),

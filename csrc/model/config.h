@@ -27,6 +27,7 @@ typedef enum smhf_head {
     SMHF_HEAD_TOKEN,    /* classes of every token */
     SMHF_HEAD_SPAN,     /* start and end of an answer: two numbers for every token */
     SMHF_HEAD_ENCODER,  /* nothing: the last hidden states themselves */
+    SMHF_HEAD_MASKED,   /* words of the vocabulary for picked tokens */
 } smhf_head;
 
 /* What the labels of a sequence mean, and with that the loss. */
@@ -67,7 +68,8 @@ typedef struct smhf_config {
  * SMHF_E_UNSUPPORTED naming the key for what is not computed. Deinit also after failure. */
 smhf_status smhf_config_parse(smhf_config *config, smhf_bytes_view json, int num_labels,
                               smhf_head head, smhf_error *err) SMHF_MUST_USE;
-/* "sequence-classification", "token-classification", "question-answering", "embedding". */
+/* "sequence-classification", "token-classification", "question-answering", "embedding",
+ * "masked-lm". */
 smhf_status smhf_head_parse(const char *task, smhf_head *out, smhf_error *err) SMHF_MUST_USE;
 const char *smhf_head_name(smhf_head head);
 
@@ -78,6 +80,10 @@ static inline int smhf_config_cls_layer(const smhf_config *config, int layer) {
 /* Results stand for tokens, not for sequences. */
 static inline int smhf_config_per_token(const smhf_config *config) {
     return config->head != SMHF_HEAD_SEQUENCE;
+}
+/* Columns of the logits: C. */
+static inline int smhf_config_outputs(const smhf_config *config) {
+    return config->head == SMHF_HEAD_MASKED ? config->vocab : config->num_labels;
 }
 void smhf_config_deinit(smhf_config *config);
 

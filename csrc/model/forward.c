@@ -44,6 +44,13 @@ smhf_dropout smhf_pass_drop(const smhf_pass *pass, smhf_dropout_place place, int
     return (smhf_dropout){p, site, pass->dropout.seed, pass->dropout.step};
 }
 
+void smhf_pass_check(const smhf_pass *pass) {
+    const smhf_cancel *cancel = pass->cancel;
+    if (cancel != NULL && pass->dev->failure.code == SMHF_OK && cancel->stop(cancel->context)) {
+        smhf_device_fail(pass->dev, SMHF_E_CANCELLED, "stopped by the caller");
+    }
+}
+
 void smhf_layer_forward(const smhf_pass *pass, int l) {
     smhf_device *dev = pass->dev;
     const smhf_backend *be = dev->backend;
@@ -54,6 +61,7 @@ void smhf_layer_forward(const smhf_pass *pass, int l) {
     const smhf_axis axis = cls_layer ? SMHF_AXIS_ROWS : SMHF_AXIS_TOKENS;
     smhf_tensor residual = a->x;
 
+    smhf_pass_check(pass);
     if (cls_layer) {
         be->gather_rows(dev, a->cls, a->x, pack, SMHF_AXIS_ROWS);
         be->linear_fwd(dev, a->q, a->cls, w->q, w->q_bias, pack, axis);
@@ -62,6 +70,7 @@ void smhf_layer_forward(const smhf_pass *pass, int l) {
     be->linear_fwd(dev, a->kv, a->x, w->kv, w->kv_bias, pack, SMHF_AXIS_TOKENS);
     be->attention_fwd(dev, a->context, a->lse, a->q, a->k, a->v, pack, axis, w->heads, w->scale,
                       pass->net->compute, smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
+    smhf_pass_check(pass);
     if (!pass->plan->shape.training && be->layer_tail_fwd != NULL &&
         be->layer_tail_fwd(dev, a->out, a->context, residual, w, pack, axis)) {
         return;
@@ -72,6 +81,7 @@ void smhf_layer_forward(const smhf_pass *pass, int l) {
                                smhf_pass_drop(pass, SMHF_DROP_PROJECTION, l));
 
     be->linear_act_fwd(dev, a->ffn, a->pre, a->hidden, w->ffn1, w->ffn1_bias, w->act, pack, axis);
+    smhf_pass_check(pass);
     be->linear_fwd(dev, a->ffn_out, a->ffn, w->ffn2, w->ffn2_bias, pack, axis);
     be->residual_layernorm_fwd(dev, a->out, a->sum2, a->stats2, a->ffn_out, a->hidden,
                                w->output_gamma, w->output_beta, w->eps, pack, axis,

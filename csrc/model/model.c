@@ -11,6 +11,8 @@
 #define DEFAULT_BATCH_TOKENS 4096
 #define MAX_CONFIG ((size_t)16 << 20)
 #define PIECE ((size_t)1 << 20) /* floats moved between device and host at a time */
+#define PICK_FLOATS                                                                                \
+    ((size_t)1 << 24) /* masked-LM logits computed at once, unless one row has more */
 
 /* --- locks ---------------------------------------------------------------------------------------
  */
@@ -559,11 +561,32 @@ done:
 /* --- running -------------------------------------------------------------------------------------
  */
 
-/* As many rows from `first` as fit the piece, one at least. */
-static size_t piece_end(const smhf_batch *batch, size_t first, size_t tokens) {
+/* Picked tokens of a masked-LM call, from `pick` on, that lie below token `end`. */
+static size_t picks_below(const smhf_run *run, size_t pick, size_t begin, size_t end) {
+    size_t last = pick;
+    if (run->picks == NULL) {
+        return end - begin;
+    }
+    while (last < run->pick_count && (size_t)run->picks[last] < end) {
+        last++;
+    }
+    return last - pick;
+}
+
+/* As many rows from `first` as fit the piece, one at least. Logits of a masked-LM head are as wide
+ * as the vocabulary, so there their number has a limit too. */
+static size_t piece_end(const smhf_model *model, const smhf_run *run, const smhf_batch *batch,
+                        size_t first, size_t pick) {
+    const size_t begin = (size_t)batch->cu_seqlens[first];
+    const int masked = model->config.head == SMHF_HEAD_MASKED;
+    const size_t most = PICK_FLOATS / (size_t)model->config.vocab;
     size_t end = first + 1;
-    while (end < batch->rows &&
-           (size_t)(batch->cu_seqlens[end + 1] - batch->cu_seqlens[first]) <= tokens) {
+    while (end < batch->rows) {
+        const size_t stop = (size_t)batch->cu_seqlens[end + 1];
+        if (stop - begin > model->batch_tokens ||
+            (masked && picks_below(run, pick, begin, stop) > most)) {
+            break;
+        }
         end++;
     }
     return end;
@@ -595,68 +618,134 @@ static smhf_tensor results_of(const smhf_pass *pass, smhf_pooling pooling) {
 }
 
 static size_t width_of(const smhf_config *config) {
-    return (size_t)(config->head == SMHF_HEAD_ENCODER ? config->hidden : config->num_labels);
+    return (size_t)(config->head == SMHF_HEAD_ENCODER ? config->hidden
+                                                      : smhf_config_outputs(config));
 }
 
+/* `every` [tokens]: 0, 1, 2 ... for a masked-LM call without picks, else NULL. */
 static smhf_status forward_pieces(smhf_model *model, smhf_workspace *ws, const smhf_batch *batch,
-                                  smhf_pooling pooling, float *out, smhf_error *err) {
+                                  const smhf_run *run, const int32_t *every, float *out,
+                                  smhf_error *err) {
     const size_t width = width_of(&model->config);
-    const int tokens = smhf_config_per_token(&model->config) && pooling == SMHF_POOLING_NONE;
+    const int masked = model->config.head == SMHF_HEAD_MASKED;
+    const int tokens = smhf_config_per_token(&model->config) && run->pooling == SMHF_POOLING_NONE;
+    const int32_t *picks = run->picks != NULL ? run->picks : every;
+    size_t done = 0, pick = 0;
     ws->mapped = smhf_mapped_has_words(&model->mapped) ? &model->mapped : NULL;
     for (size_t first = 0; first < batch->rows;) {
-        const size_t end = piece_end(batch, first, model->batch_tokens);
-        const size_t begin = tokens ? (size_t)batch->cu_seqlens[first] : first;
-        const size_t count = (tokens ? (size_t)batch->cu_seqlens[end] : end) - begin;
-        SMHF_TRY(smhf_workspace_fill(ws, batch, first, end, NULL, err));
-        const smhf_pass pass = {ws->dev,  &model->net,  &ws->plan,
-                                ws->pack, {0, NULL, 0}, smhf_workspace_words(ws)};
-        smhf_forward(&pass);
-        ws->dev->backend->download(ws->dev, out + begin * width, results_of(&pass, pooling).data,
-                                   count * width * sizeof *out);
-        SMHF_TRY(ws->dev->backend->sync(ws->dev, err));
+        const size_t end = piece_end(model, run, batch, first, pick);
+        const size_t begin = (size_t)batch->cu_seqlens[first];
+        const size_t stop = (size_t)batch->cu_seqlens[end];
+        const size_t picked = masked ? picks_below(run, pick, begin, stop) : 0;
+        const size_t count = masked ? picked : tokens ? stop - begin : end - first;
+        const smhf_piece piece = {batch, first, end, NULL, masked ? picks + pick : NULL, picked};
+        if (!masked || picked > 0) {
+            SMHF_TRY(smhf_workspace_fill(ws, &piece, err));
+            const smhf_pass pass = {
+                .dev = ws->dev,
+                .net = &model->net,
+                .plan = &ws->plan,
+                .pack = ws->pack,
+                .words = smhf_workspace_words(ws),
+                .cancel = run->cancel,
+            };
+            smhf_forward(&pass);
+            ws->dev->backend->download(ws->dev, out + done * width,
+                                       results_of(&pass, run->pooling).data,
+                                       count * width * sizeof *out);
+            SMHF_TRY(ws->dev->backend->sync(ws->dev, err));
+        }
+        done += count;
+        pick += picked;
         first = end;
     }
     return SMHF_OK;
 }
 
-static smhf_status run(smhf_model *model, const smhf_batch *batch, const smhf_padded *padded,
-                       smhf_pooling pooling, float *out, smhf_error *err) {
+static smhf_status check_picks(const smhf_model *model, const smhf_run *run,
+                               const smhf_batch *batch, smhf_error *err) {
+    const int32_t tokens = batch->rows > 0 ? batch->cu_seqlens[batch->rows] : 0;
+    int32_t least = 0;
+    if (run->picks != NULL && model->config.head != SMHF_HEAD_MASKED) {
+        return smhf_fail(err, SMHF_E_UNSUPPORTED,
+                         "picks: the model was opened for \"%s\"; open it with "
+                         "task=\"masked-lm\"",
+                         smhf_head_name(model->config.head));
+    }
+    for (size_t p = 0; run->picks != NULL && p < run->pick_count; p++) {
+        if (run->picks[p] < least || run->picks[p] >= tokens) {
+            return smhf_fail(err, SMHF_E_ARG, "picks[%zu]: expected %d to %d, found %d", p,
+                             (int)least, (int)tokens - 1, (int)run->picks[p]);
+        }
+        least = run->picks[p] + 1;
+    }
+    return SMHF_OK;
+}
+
+/* 0, 1, 2 ...; NULL in *out for heads that do not pick. */
+static smhf_status count_tokens(const smhf_model *model, const smhf_run *run,
+                                const smhf_batch *batch, int32_t **out, smhf_error *err) {
+    *out = NULL;
+    if (model->config.head != SMHF_HEAD_MASKED || run->picks != NULL || batch->rows == 0) {
+        return SMHF_OK;
+    }
+    const size_t tokens = (size_t)batch->cu_seqlens[batch->rows];
+    int32_t *every = smhf_malloc(tokens * sizeof *every);
+    if (every == NULL) {
+        return smhf_fail_nomem(err, "picks", tokens * sizeof *every);
+    }
+    for (size_t t = 0; t < tokens; t++) {
+        every[t] = (int32_t)t;
+    }
+    *out = every;
+    return SMHF_OK;
+}
+
+smhf_status smhf_model_run(smhf_model *model, const smhf_run *run, float *out, smhf_error *err) {
     smhf_workspace *ws = NULL;
     smhf_batch packed;
+    const smhf_batch *batch = run->batch;
+    int32_t *every = NULL;
     if (batch != NULL) {
         SMHF_TRY(smhf_batch_check(&model->config, batch, err));
     }
     SMHF_TRY(workspace_acquire(model, &ws, err));
     smhf_status status = SMHF_OK;
     if (batch == NULL) {
-        status = smhf_packing_fill(&ws->packing, &model->config, padded, &packed, err);
+        status = smhf_packing_fill(&ws->packing, &model->config, run->padded, &packed, err);
         batch = &packed;
     }
     if (status == SMHF_OK) {
-        status = forward_pieces(model, ws, batch, pooling, out, err);
+        status = check_picks(model, run, batch, err);
     }
+    if (status == SMHF_OK) {
+        status = count_tokens(model, run, batch, &every, err);
+    }
+    if (status == SMHF_OK) {
+        status = forward_pieces(model, ws, batch, run, every, out, err);
+    }
+    smhf_free(every);
     workspace_release(model, ws);
     return status;
 }
 
 smhf_status smhf_model_forward(smhf_model *model, const smhf_batch *batch, float *logits,
                                smhf_error *err) {
-    return run(model, batch, NULL, SMHF_POOLING_NONE, logits, err);
+    return smhf_model_run(model, &(smhf_run){.batch = batch}, logits, err);
 }
 
 smhf_status smhf_model_forward_padded(smhf_model *model, const smhf_padded *padded, float *logits,
                                       smhf_error *err) {
-    return run(model, NULL, padded, SMHF_POOLING_NONE, logits, err);
+    return smhf_model_run(model, &(smhf_run){.padded = padded}, logits, err);
 }
 
-smhf_status smhf_model_encode(smhf_model *model, const smhf_batch *batch, const smhf_padded *padded,
-                              smhf_pooling pooling, float *out, smhf_error *err) {
+smhf_status smhf_model_encode(smhf_model *model, const smhf_run *run, float *out, smhf_error *err) {
     if (model->config.head != SMHF_HEAD_ENCODER) {
         return smhf_fail(err, SMHF_E_UNSUPPORTED,
                          "encode: the model was opened for \"%s\"; open it with task=\"embedding\"",
                          smhf_head_name(model->config.head));
     }
-    return run(model, batch, padded, pooling, out, err);
+    return smhf_model_run(model, run, out, err);
 }
 
 /* --- asking --------------------------------------------------------------------------------------

@@ -93,6 +93,13 @@ typedef struct smhf_padded {
     size_t rows, columns;
 } smhf_padded;
 
+/* A caller who may want to stop a long call is asked now and then, on the calling thread, a few
+ * times in each layer. Not 0: the call ends with SMHF_E_CANCELLED. */
+typedef struct smhf_cancel {
+    int (*stop)(void *context);
+    void *context;
+} smhf_cancel;
+
 /* What an encoder without a head gives. */
 typedef enum smhf_pooling {
     SMHF_POOLING_NONE, /* the hidden state of every token */
@@ -100,18 +107,32 @@ typedef enum smhf_pooling {
     SMHF_POOLING_CLS,  /* of each sequence, its first token's */
 } smhf_pooling;
 
+/* A call with everything that can be said about it. */
+typedef struct smhf_run {
+    const smhf_batch *batch;   /* packed, or NULL: */
+    const smhf_padded *padded; /* padded */
+    smhf_pooling pooling;      /* embedding */
+    const int32_t *picks;      /* masked LM: the tokens to look at, counted in packed order and
+                                  ascending; NULL: all of them */
+    size_t pick_count;
+    const smhf_cancel *cancel; /* or NULL */
+} smhf_run;
+
 /* out: sequence classification: logits [rows, num_labels]; token classification and question
- * answering (start, end): [tokens, num_labels], packed; embedding: smhf_model_encode with
- * SMHF_POOLING_NONE. SMHF_E_ARG names row and position of an id outside the vocabulary, a
+ * answering (start, end): [tokens, num_labels], packed; embedding: as smhf_model_encode; masked LM:
+ * [picks, vocab]. SMHF_E_ARG names row and position of an id outside the vocabulary, a
  * row without tokens, one longer than max positions, a mask with padding before or inside. */
+smhf_status smhf_model_run(smhf_model *model, const smhf_run *run, float *out,
+                           smhf_error *err) SMHF_MUST_USE;
+/* The same of a batch, or of padded arrays, and nothing else. */
 smhf_status smhf_model_forward(smhf_model *model, const smhf_batch *batch, float *logits,
                                smhf_error *err) SMHF_MUST_USE;
 smhf_status smhf_model_forward_padded(smhf_model *model, const smhf_padded *padded, float *logits,
                                       smhf_error *err) SMHF_MUST_USE;
-/* Hidden states of the last layer, [tokens, hidden] packed or [rows, hidden]; batch, or padded when
- * it is NULL. SMHF_E_UNSUPPORTED unless the task is "embedding". */
-smhf_status smhf_model_encode(smhf_model *model, const smhf_batch *batch, const smhf_padded *padded,
-                              smhf_pooling pooling, float *out, smhf_error *err) SMHF_MUST_USE;
+/* Hidden states of the last layer, [tokens, hidden] packed or [rows, hidden], by run->pooling.
+ * SMHF_E_UNSUPPORTED unless the task is "embedding". */
+smhf_status smhf_model_encode(smhf_model *model, const smhf_run *run, float *out,
+                              smhf_error *err) SMHF_MUST_USE;
 
 /* --- asking ------------------------------------------------------------------------------------
  */

@@ -169,7 +169,24 @@ static smhf_status prepare_layer(preparer *p, int l, smhf_error *err) {
     return prepare_slot(p, l, SMHF_SLOT_FFN2_WEIGHT, H, F, &layer->ffn2, err);
 }
 
+/* The transform, and the word table itself. No few rows: in bf16 like the encoder; int8 stops at
+ * the head, whose columns compete with thousands of others. */
+static smhf_status prepare_masked(preparer *p, smhf_dtype compute, smhf_error *err) {
+    const int32_t H = p->net->config->hidden;
+    const smhf_weight *weight = NULL;
+    if (compute == SMHF_DTYPE_BF16) {
+        p->options.compute = compute;
+    }
+    SMHF_TRY(prepare_slot(p, -1, SMHF_SLOT_POOL_WEIGHT, H, H, &weight, err));
+    p->net->pool = p->net->owned[p->net->owned_count - 1];
+    SMHF_TRY(prepare(p, -1, SMHF_SLOT_WORD, p->net->tables.word, &weight, err));
+    matrix_done(p, -1, SMHF_SLOT_WORD);
+    p->net->label = p->net->owned[p->net->owned_count - 1];
+    return SMHF_OK;
+}
+
 static smhf_status prepare_all(preparer *p, smhf_dtype head_compute, smhf_error *err) {
+    const smhf_dtype compute = p->options.compute;
     const smhf_config *config = p->net->config;
     const int32_t H = config->hidden, C = config->num_labels;
     const smhf_weight *head = NULL;
@@ -178,6 +195,9 @@ static smhf_status prepare_all(preparer *p, smhf_dtype head_compute, smhf_error 
     }
     /* A few rows: exact at no cost, where the activations allow it. */
     p->options.compute = head_compute;
+    if (config->head == SMHF_HEAD_MASKED) {
+        return prepare_masked(p, compute, err);
+    }
     if (config->head == SMHF_HEAD_SEQUENCE) {
         SMHF_TRY(prepare_slot(p, -1, SMHF_SLOT_POOL_WEIGHT, H, H, &head, err));
         p->net->pool = p->net->owned[p->net->owned_count - 1];
@@ -194,7 +214,7 @@ smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_pa
                               const smhf_network_options *options, smhf_error *err) {
     preparer p = {net, dev, {options->compute, options->uses}, {0}, NULL};
     const size_t L = (size_t)config->layers, most = 5 * L + 2;
-    const int32_t H = config->hidden, C = config->num_labels;
+    const int32_t H = config->hidden, C = smhf_config_outputs(config);
     p.values = (viewer){.table = table, .arena = values.arena, .mapped = values.mapped};
     *net = (smhf_network){.config = config};
     net->compute = options->compute == SMHF_DTYPE_F32 ? SMHF_DTYPE_F32 : SMHF_DTYPE_BF16;
@@ -206,13 +226,19 @@ smhf_status smhf_network_init(smhf_network *net, smhf_device *dev, const smhf_pa
         return smhf_fail_nomem(err, "network", L * sizeof *net->layers);
     }
     net->tables = view_embedding(&p.values, config);
-    if (config->head == SMHF_HEAD_SEQUENCE) {
+    if (config->head == SMHF_HEAD_SEQUENCE || config->head == SMHF_HEAD_MASKED) {
         net->pool_bias = view(&p.values, -1, SMHF_SLOT_POOL_BIAS, 1, H);
+    }
+    if (config->head == SMHF_HEAD_MASKED) {
+        net->head_gamma = view(&p.values, -1, SMHF_SLOT_HEAD_GAMMA, 1, H);
+        net->head_beta = view(&p.values, -1, SMHF_SLOT_HEAD_BETA, 1, H);
     }
     if (config->head != SMHF_HEAD_ENCODER) {
         net->label_bias = view(&p.values, -1, SMHF_SLOT_LABEL_BIAS, 1, C);
     }
-    net->pool_act = (config->architecture == SMHF_BERT) ? SMHF_ACT_TANH : SMHF_ACT_RELU;
+    net->pool_act = config->head == SMHF_HEAD_MASKED    ? SMHF_ACT_GELU
+                    : config->architecture == SMHF_BERT ? SMHF_ACT_TANH
+                                                        : SMHF_ACT_RELU;
     if (values.mapped != NULL) {
         const size_t floats = smhf_mapped_scratch(values.mapped);
         p.options.uses |= SMHF_WEIGHT_COPY;
@@ -250,7 +276,7 @@ smhf_status smhf_gradients_init(smhf_gradients *gradients, const smhf_trained *t
                                 smhf_error *err) {
     const viewer v = {trained->table, arena, NULL, trained->places, spill};
     const size_t L = (size_t)config->layers;
-    const int32_t H = config->hidden, C = config->num_labels;
+    const int32_t H = config->hidden, C = smhf_config_outputs(config);
     *gradients = (smhf_gradients){.lowest = trained->lowest};
     smhf_arena_init(&gradients->arena, 16 * 1024);
     gradients->layers = smhf_arena_calloc(&gradients->arena, L, sizeof *gradients->layers);
@@ -261,12 +287,18 @@ smhf_status smhf_gradients_init(smhf_gradients *gradients, const smhf_trained *t
     for (int l = 0; l < config->layers; l++) {
         gradients->layers[l] = view_layer(&v, config, l);
     }
-    if (config->head == SMHF_HEAD_SEQUENCE) {
+    if (config->head == SMHF_HEAD_SEQUENCE || config->head == SMHF_HEAD_MASKED) {
         gradients->pool = view(&v, -1, SMHF_SLOT_POOL_WEIGHT, H, H);
         gradients->pool_bias = view(&v, -1, SMHF_SLOT_POOL_BIAS, 1, H);
     }
-    gradients->label = view(&v, -1, SMHF_SLOT_LABEL_WEIGHT, C, H);
     gradients->label_bias = view(&v, -1, SMHF_SLOT_LABEL_BIAS, 1, C);
+    if (config->head == SMHF_HEAD_MASKED) {
+        gradients->label = gradients->tables.word; /* the embedding's gradient comes on top */
+        gradients->head_gamma = view_norm(&v, -1, SMHF_SLOT_HEAD_GAMMA, 0, H);
+        gradients->head_beta = view_norm(&v, -1, SMHF_SLOT_HEAD_BETA, 1, H);
+    } else {
+        gradients->label = view(&v, -1, SMHF_SLOT_LABEL_WEIGHT, C, H);
+    }
     return SMHF_OK;
 }
 

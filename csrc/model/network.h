@@ -15,6 +15,7 @@
 
 #include "backend/backend.h"
 #include "model/mapped.h"
+#include "model/model.h"
 #include "model/plan.h"
 #include "model/tensors.h"
 #include "model/trained.h"
@@ -27,7 +28,9 @@ typedef struct smhf_network {
     smhf_weight *pool, *label;
     smhf_dtype compute; /* of attention and weight gradients: F32 or BF16 */
     smhf_tensor pool_bias, label_bias;
-    smhf_act pool_act;   /* RELU for DistilBERT's pre_classifier, TANH for BERT's pooler */
+    smhf_tensor head_gamma, head_beta; /* masked LM */
+    smhf_act pool_act;   /* RELU for DistilBERT's pre_classifier, TANH for BERT's pooler, GELU for
+                            the transform of a masked-LM head */
     smhf_weight **owned; /* every prepared weight, for refresh and free */
     size_t *owned_slots; /* whose values each one has */
     int owned_count;
@@ -46,7 +49,8 @@ typedef struct smhf_gradients {
     smhf_embedding tables;
     smhf_layer_gradients *layers; /* [L] */
     smhf_tensor pool, pool_bias, label, label_bias;
-    int lowest; /* as smhf_trained has it */
+    smhf_tensor head_gamma, head_beta; /* masked LM, whose label is the word table */
+    int lowest;                        /* as smhf_trained has it */
     smhf_arena arena;
 } smhf_gradients;
 
@@ -93,7 +97,12 @@ typedef struct smhf_pass {
     const smhf_pack *pack;
     smhf_pass_dropout dropout;
     smhf_tensor words; /* rows that the pack's ids mean, instead of the word table; absent: not */
+    const smhf_cancel *cancel; /* or NULL */
 } smhf_pass;
+
+/* Between ops of a long pass: when the caller wants to stop, the ops that follow do nothing, and
+ * sync says SMHF_E_CANCELLED. */
+void smhf_pass_check(const smhf_pass *pass);
 
 /* The places where a network drops, and the number of each. */
 typedef enum smhf_dropout_place {

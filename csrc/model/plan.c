@@ -100,16 +100,24 @@ static void plan_inference(smhf_plan *plan, cursor *c) {
         plan_passing_layer(plan, l, &room);
     }
     plan->pooled = plan->dropped = reuse(room.b, B, H);
+    if (config->head == SMHF_HEAD_MASKED) {
+        plan->picked = plan->picked_out = take(c, plan->shape.picks, H, plan->shape.dtype);
+        plan->picked_act = take(c, plan->shape.picks, H, plan->shape.dtype);
+    }
     if (config->head != SMHF_HEAD_SEQUENCE) {
         plan->dropped = plan->layers[L - 1].out;
     }
 }
 
 /* What the loss compares with: class numbers, or numbers, or two positions. */
-static smhf_tensor plan_targets(cursor *c, const smhf_config *config, int32_t T, int32_t B) {
+static smhf_tensor plan_targets(cursor *c, const smhf_plan_shape *shape) {
+    const smhf_config *config = shape->config;
+    const int32_t B = shape->rows;
     switch (config->head) {
     case SMHF_HEAD_TOKEN:
-        return take(c, T, 1, SMHF_DTYPE_I32);
+        return take(c, shape->tokens, 1, SMHF_DTYPE_I32);
+    case SMHF_HEAD_MASKED:
+        return take(c, shape->picks, 1, SMHF_DTYPE_I32);
     case SMHF_HEAD_SPAN:
         return take(c, B, 2, SMHF_DTYPE_I32);
     default: /* room for numbers: a classifier may be given probabilities */
@@ -193,14 +201,23 @@ static void plan_training(smhf_plan *plan, cursor *c) {
     if (plan->shape.lowest < 0) {
         plan->embedded_stats = take(c, T, 2, SMHF_DTYPE_F32);
     }
-    plan->pooled = take(c, B, H, dtype);
-    plan->dropped = take(c, smhf_config_per_token(config) ? T : B, H, dtype);
-    plan->targets = plan_targets(c, config, T, B);
-    plan->loss = take(c, 1, 1, SMHF_DTYPE_F32);
-
     smhf_gradient_buffers *g = &plan->grads;
-    g->dpooled = take(c, B, H, dtype);
-    g->dlogits = take(c, smhf_config_per_token(config) ? T : B, config->num_labels, dtype);
+    if (config->head == SMHF_HEAD_MASKED) {
+        const int32_t P = plan->shape.picks;
+        plan->picked = take(c, P, H, dtype);
+        plan->picked_pre = take(c, P, H, dtype);
+        plan->picked_act = take(c, P, H, dtype);
+        plan->picked_stats = take(c, P, 2, SMHF_DTYPE_F32);
+        plan->picked_out = take(c, P, H, dtype);
+        g->dpicked = take(c, P, H, dtype);
+    } else {
+        plan->pooled = take(c, B, H, dtype);
+        plan->dropped = take(c, smhf_config_per_token(config) ? T : B, H, dtype);
+        g->dpooled = take(c, B, H, dtype);
+        g->dlogits = take(c, smhf_config_per_token(config) ? T : B, config->num_labels, dtype);
+    }
+    plan->targets = plan_targets(c, &plan->shape);
+    plan->loss = take(c, 1, 1, SMHF_DTYPE_F32);
     if (plan->shape.lowest >= config->layers) {
         return; /* the gradient ends in the head */
     }
@@ -221,14 +238,19 @@ size_t smhf_plan_make(smhf_plan *plan, const smhf_plan_shape *shape, void *base)
         plan_inference(plan, &c);
     }
     const smhf_config *config = shape->config;
-    const int32_t C = config->num_labels;
-    const int32_t n = smhf_config_per_token(config) ? shape->tokens : shape->rows;
+    const int32_t C = smhf_config_outputs(config);
+    const int32_t n = config->head == SMHF_HEAD_MASKED ? shape->picks
+                      : smhf_config_per_token(config)  ? shape->tokens
+                                                       : shape->rows;
     if (config->head != SMHF_HEAD_ENCODER) {
         plan->logits = take(&c, n, C, shape->dtype);
         plan->logits_f32 =
             (shape->dtype == SMHF_DTYPE_F32) ? plan->logits : take(&c, n, C, SMHF_DTYPE_F32);
     } else if (shape->dtype != SMHF_DTYPE_F32) {
         plan->logits_f32 = take(&c, n, config->hidden, SMHF_DTYPE_F32);
+    }
+    if (shape->training && config->head == SMHF_HEAD_MASKED) {
+        plan->grads.dlogits = plan->logits;
     }
     plan->bytes = c.overflow ? 0 : c.at;
     return plan->bytes;

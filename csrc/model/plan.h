@@ -20,6 +20,7 @@
 typedef struct smhf_plan_shape {
     const smhf_config *config;
     int32_t tokens, rows; /* capacities: T, B */
+    int32_t picks;        /* P: tokens that a masked-LM head looks at; else 0 */
     int training;
     smhf_dtype dtype;  /* of activations: F32 or BF16 */
     int lowest;        /* training: as smhf_trained has it */
@@ -56,7 +57,8 @@ typedef struct smhf_gradient_buffers {
     smhf_tensor dkv;      /* [T, 3H] */
     smhf_tensor dq_cls;   /* [B, H] */
     smhf_tensor dpooled;  /* [B, H] sequence classification */
-    smhf_tensor dlogits;  /* [B or T, C] */
+    smhf_tensor dlogits;  /* [B, T or P, C]; of a masked-LM head it is `logits` */
+    smhf_tensor dpicked;  /* [P, H] masked LM */
 } smhf_gradient_buffers;
 
 typedef struct smhf_plan {
@@ -67,7 +69,12 @@ typedef struct smhf_plan {
     smhf_tensor pooled;             /* [B, H] after pre_classifier + ReLU, or pooler + tanh; the
                                        pooled hidden states of an encoder */
     smhf_tensor dropped;            /* [B or T, H] after the head's dropout */
-    smhf_tensor logits;             /* [B or T, C]; absent without a head */
+    smhf_tensor picked;             /* [P, H] masked LM: picked tokens of the last layer's output */
+    smhf_tensor picked_pre;         /* [P, H] training: before GELU */
+    smhf_tensor picked_act;         /* [P, H] behind it, what the head's LayerNorm takes */
+    smhf_tensor picked_stats;       /* [P, 2] training */
+    smhf_tensor picked_out;         /* [P, H] what the word table is multiplied with */
+    smhf_tensor logits;             /* [B, T or P, C]; absent without a head */
     smhf_tensor logits_f32;         /* what the host reads; is `logits` in fp32 */
     smhf_tensor targets;            /* training: what the loss compares with, see trainer.c */
     smhf_tensor loss;               /* [1, 1] F32 training */

@@ -11,7 +11,8 @@
 #define MAX_NAME 160
 
 /* One row of the table. Sizes are letters: V vocabulary, P positions, T types, H hidden,
- * F feed-forward, C classes; rows '1' makes a vector. NULL: the architecture has no such one. */
+ * F feed-forward, C columns of the logits; rows '1' makes a vector. NULL: the architecture has no
+ * such one. */
 typedef struct table_row {
     smhf_slot slot;
     const char *distilbert, *bert;
@@ -57,6 +58,10 @@ static const table_row TABLE[] = {
 
     {SMHF_SLOT_POOL_WEIGHT, "pre_classifier.weight", "bert.pooler.dense.weight", 'H', 'H', MATRIX},
     {SMHF_SLOT_POOL_BIAS, "pre_classifier.bias", "bert.pooler.dense.bias", '1', 'H', BIAS},
+    {SMHF_SLOT_HEAD_GAMMA, "vocab_layer_norm.weight", "cls.predictions.transform.LayerNorm.weight",
+     '1', 'H', GAMMA},
+    {SMHF_SLOT_HEAD_BETA, "vocab_layer_norm.bias", "cls.predictions.transform.LayerNorm.bias", '1',
+     'H', BIAS},
     {SMHF_SLOT_LABEL_WEIGHT, "classifier.weight", "classifier.weight", 'C', 'H', MATRIX},
     {SMHF_SLOT_LABEL_BIAS, "classifier.bias", "classifier.bias", '1', 'C', BIAS},
 };
@@ -76,7 +81,7 @@ static int32_t size_of(const smhf_config *config, char letter) {
     case 'F':
         return config->feedforward;
     case 'C':
-        return config->num_labels;
+        return smhf_config_outputs(config);
     default:
         return 1;
     }
@@ -86,9 +91,31 @@ static int is_layer(smhf_slot slot) {
     return slot >= SMHF_SLOT_LAYER_FIRST && slot < SMHF_SLOT_LAYER_END;
 }
 
+/* Names of a masked-LM head; its matrix is the word table. */
+static const char *masked_name(const table_row *row, int bert) {
+    switch (row->slot) {
+    case SMHF_SLOT_POOL_WEIGHT:
+        return bert ? "cls.predictions.transform.dense.weight" : "vocab_transform.weight";
+    case SMHF_SLOT_POOL_BIAS:
+        return bert ? "cls.predictions.transform.dense.bias" : "vocab_transform.bias";
+    case SMHF_SLOT_LABEL_WEIGHT:
+        return NULL;
+    case SMHF_SLOT_LABEL_BIAS:
+        return bert ? "cls.predictions.bias" : "vocab_projector.bias";
+    default:
+        return bert ? row->bert : row->distilbert;
+    }
+}
+
 static const char *row_name(const smhf_parameters *table, const smhf_config *config,
                             const table_row *row) {
     const int label = row->slot >= SMHF_SLOT_LABEL_WEIGHT;
+    if (config->head == SMHF_HEAD_MASKED) {
+        return masked_name(row, table->architecture == SMHF_BERT);
+    }
+    if (row->slot == SMHF_SLOT_HEAD_GAMMA || row->slot == SMHF_SLOT_HEAD_BETA) {
+        return NULL;
+    }
     if (row->slot >= SMHF_SLOT_POOL_WEIGHT && !label && config->head != SMHF_HEAD_SEQUENCE) {
         return NULL; /* only sequence classification pools */
     }
@@ -171,6 +198,7 @@ smhf_status smhf_parameters_init(smhf_parameters *table, const smhf_config *conf
     smhf_arena_init(&table->arena, 16 * 1024);
     table->layers = config->layers;
     table->architecture = config->architecture;
+    table->tied = config->head == SMHF_HEAD_MASKED;
     table->prefix = (config->architecture == SMHF_BERT) ? "bert." : "distilbert.";
     table->items = smhf_arena_calloc(&table->arena, most, sizeof *table->items);
     size_t *slots = smhf_arena_calloc(&table->arena, most, sizeof *slots);
@@ -224,6 +252,13 @@ void smhf_load_report_deinit(smhf_load_report *report) {
     *report = (smhf_load_report){0};
 }
 
+/* What a masked-LM checkpoint may hold beside the weights that it is tied to. */
+static const char *const TIED[][2] = {
+    {"vocab_projector.weight", "embeddings.word_embeddings.weight"},
+    {"cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"},
+    {"cls.predictions.decoder.bias", "cls.predictions.bias"},
+};
+
 /* LayerNorm.weight was LayerNorm.gamma in checkpoints converted from TensorFlow. */
 static const smhf_safetensor *find_old_name(const smhf_safetensors *file, const char *name) {
     static const char *const RENAMED[2][2] = {{"LayerNorm.weight", "LayerNorm.gamma"},
@@ -245,6 +280,9 @@ static const smhf_safetensor *find_source(const smhf_parameters *table,
     const smhf_safetensor *found = smhf_safetensors_find(file, name);
     if (found == NULL) {
         found = find_old_name(file, name);
+    }
+    if (found == NULL && strcmp(name, TIED[2][1]) == 0) {
+        found = smhf_safetensors_find(file, TIED[2][0]);
     }
     if (found == NULL && strncmp(name, table->prefix, prefix) == 0) {
         found = smhf_safetensors_find(file, name + prefix);
@@ -293,6 +331,34 @@ static int is_ignored(const char *name) {
     return tail != NULL && strcmp(tail, "embeddings.position_ids") == 0;
 }
 
+/* A second copy of a tied weight, which must be one. */
+static smhf_status is_tied(const smhf_parameters *table, const smhf_safetensor **sources,
+                           const smhf_safetensor *tensor, int *out, smhf_error *err) {
+    *out = 0;
+    for (size_t i = 0; table->tied && i < sizeof TIED / sizeof TIED[0]; i++) {
+        if (strcmp(tensor->name, TIED[i][0]) != 0) {
+            continue;
+        }
+        for (int p = 0; p < table->count; p++) {
+            const char *tail = strstr(table->items[p].name, TIED[i][1]);
+            const smhf_safetensor *source = sources[p];
+            if (tail == NULL || source == NULL) {
+                continue;
+            }
+            if (source->dtype == tensor->dtype &&
+                (source->data.size != tensor->data.size ||
+                 memcmp(source->data.data, tensor->data.data, source->data.size) != 0)) {
+                return smhf_fail(err, SMHF_E_UNSUPPORTED,
+                                 "tensor \"%s\" differs from \"%s\": a masked-LM head of its own "
+                                 "weights is not supported",
+                                 tensor->name, source->name);
+            }
+            *out = 1;
+        }
+    }
+    return SMHF_OK;
+}
+
 static int is_source(const smhf_parameters *table, const smhf_safetensor **sources,
                      const smhf_safetensor *tensor) {
     for (int i = 0; i < table->count; i++) {
@@ -339,7 +405,9 @@ smhf_status smhf_parameters_match(const smhf_parameters *table, const smhf_safet
     }
     for (size_t i = 0; i < in_file; i++) {
         const smhf_safetensor *tensor = smhf_safetensors_at(file, i);
-        if (is_ignored(tensor->name) || is_source(table, sources, tensor)) {
+        int tied = 0;
+        SMHF_TRY(is_tied(table, sources, tensor, &tied, err));
+        if (tied || is_ignored(tensor->name) || is_source(table, sources, tensor)) {
             continue;
         }
         const char *name =

@@ -39,10 +39,13 @@ typedef enum smhf_slot {
     SMHF_SLOT_FFN_GAMMA,   /* [H]: LayerNorm after the feed-forward part */
     SMHF_SLOT_FFN_BETA,    /* [H] */
 
-    SMHF_SLOT_POOL_WEIGHT,  /* [H, H]: pre_classifier of DistilBERT, pooler of BERT */
+    SMHF_SLOT_POOL_WEIGHT,  /* [H, H]: pre_classifier of DistilBERT, pooler of BERT; transform of a
+                               masked-LM head */
     SMHF_SLOT_POOL_BIAS,    /* [H] */
-    SMHF_SLOT_LABEL_WEIGHT, /* [C, H]: classifier */
-    SMHF_SLOT_LABEL_BIAS,   /* [C] */
+    SMHF_SLOT_HEAD_GAMMA,   /* [H]: LayerNorm of a masked-LM head */
+    SMHF_SLOT_HEAD_BETA,    /* [H] */
+    SMHF_SLOT_LABEL_WEIGHT, /* [C, H]: classifier; a masked-LM head uses SMHF_SLOT_WORD */
+    SMHF_SLOT_LABEL_BIAS,   /* [C], or [V] */
     SMHF_SLOT_COUNT,
 } smhf_slot;
 
@@ -78,6 +81,7 @@ typedef struct smhf_parameters {
     size_t slot_count;   /* slot indices are below this */
     smhf_architecture architecture;
     const char *prefix; /* "distilbert." or "bert.": what encoder names start with */
+    int tied;           /* the head multiplies by the word table */
     smhf_arena arena;
 } smhf_parameters;
 

@@ -9,9 +9,11 @@ static size_t slot_index(const smhf_parameters *table, int index) {
     return smhf_parameters_slot_index(table, table->items[index].layer, table->items[index].slot);
 }
 
-/* The bias that stands behind a matrix in the table, or the slot itself. */
-static smhf_slot bias_of(smhf_slot slot) {
+/* The bias that belongs to a matrix, or the slot itself. */
+static smhf_slot bias_of(const smhf_parameters *table, smhf_slot slot) {
     switch (slot) {
+    case SMHF_SLOT_WORD:
+        return table->tied ? SMHF_SLOT_LABEL_BIAS : slot;
     case SMHF_SLOT_QKV_WEIGHT:
     case SMHF_SLOT_OUT_WEIGHT:
     case SMHF_SLOT_FFN1_WEIGHT:
@@ -27,7 +29,7 @@ static smhf_slot bias_of(smhf_slot slot) {
 /* The op that makes a bias gradient makes the matrix's too. */
 static int has_trained_bias(const smhf_trained *trained, int index) {
     const smhf_parameter *p = &trained->table->items[index];
-    const smhf_slot bias = bias_of(p->slot);
+    const smhf_slot bias = bias_of(trained->table, p->slot);
     for (int i = 0; i < trained->table->count; i++) {
         const smhf_parameter *other = &trained->table->items[i];
         if (other->slot == bias && other->layer == p->layer && !trained->frozen[i]) {

@@ -58,7 +58,7 @@ static smhf_status take_class_weights(smhf_trainer *trainer, smhf_error *err) {
     if (weights == NULL) {
         return SMHF_OK;
     }
-    if (config->head == SMHF_HEAD_SPAN ||
+    if (config->head == SMHF_HEAD_SPAN || config->head == SMHF_HEAD_MASKED ||
         (config->head == SMHF_HEAD_SEQUENCE && config->problem != SMHF_PROBLEM_SINGLE)) {
         return smhf_fail(err, SMHF_E_ARG,
                          "class_weights: only a loss over single classes has them");
@@ -150,6 +150,7 @@ void smhf_trainer_free(smhf_trainer *trainer) {
     smhf_workspace_deinit(&trainer->ws);
     smhf_free(trainer->segments);
     smhf_free(trainer->labels);
+    smhf_free(trainer->picks);
     smhf_model_write_begin(trainer->model);
     trainer->model->trainers--;
     smhf_model_write_end(trainer->model);
@@ -171,6 +172,13 @@ static smhf_status reserve_labels(smhf_trainer *trainer, size_t count, smhf_erro
         return smhf_fail_nomem(err, "labels", bytes);
     }
     trainer->labels = grown;
+    if (trainer->model->config.head == SMHF_HEAD_MASKED) {
+        grown = smhf_realloc(trainer->picks, bytes);
+        if (grown == NULL) {
+            return smhf_fail_nomem(err, "labels", bytes);
+        }
+        trainer->picks = grown;
+    }
     trainer->label_capacity = count;
     return SMHF_OK;
 }
@@ -196,7 +204,7 @@ static smhf_status take_classes(smhf_trainer *trainer, smhf_int_view labels, siz
 /* One class number for each token; of padded labels those behind the tokens are not looked at. */
 static smhf_status take_token_classes(smhf_trainer *trainer, const smhf_examples *examples,
                                       const smhf_batch *batch, smhf_error *err) {
-    const int C = trainer->model->config.num_labels;
+    const int C = smhf_config_outputs(&trainer->model->config);
     int32_t *out = trainer->labels;
     for (size_t row = 0; row < batch->rows; row++) {
         const size_t begin = (size_t)batch->cu_seqlens[row];
@@ -213,6 +221,23 @@ static smhf_status take_token_classes(smhf_trainer *trainer, const smhf_examples
         }
     }
     return SMHF_OK;
+}
+
+/* Keeps the tokens that have a label, and their labels, in order. */
+static smhf_status take_picks(smhf_trainer *trainer, size_t tokens, size_t *count,
+                              smhf_error *err) {
+    int32_t *labels = trainer->labels;
+    *count = 0;
+    for (size_t t = 0; t < tokens; t++) {
+        if (labels[t] != NO_LABEL) {
+            labels[*count] = labels[t];
+            trainer->picks[(*count)++] = (int32_t)t;
+        }
+    }
+    return *count > 0
+               ? SMHF_OK
+               : smhf_fail(err, SMHF_E_ARG, "labels: all %zu are %d: the batch has no masked token",
+                           tokens, NO_LABEL);
 }
 
 /* Start and end of each answer; anything outside the sequence becomes -1. */
@@ -254,6 +279,12 @@ static smhf_status take_labels(smhf_trainer *trainer, const smhf_examples *examp
         *count = (size_t)batch->cu_seqlens[batch->rows];
         SMHF_TRY(reserve_labels(trainer, *count, err));
         return take_token_classes(trainer, examples, batch, err);
+    case SMHF_HEAD_MASKED: {
+        const size_t tokens = (size_t)batch->cu_seqlens[batch->rows];
+        SMHF_TRY(reserve_labels(trainer, tokens, err));
+        SMHF_TRY(take_token_classes(trainer, examples, batch, err));
+        return take_picks(trainer, tokens, count, err);
+    }
     case SMHF_HEAD_SPAN:
         *count = 2 * batch->rows;
         SMHF_TRY(reserve_labels(trainer, *count, err));
@@ -288,7 +319,15 @@ static smhf_status take_examples(smhf_trainer *trainer, const smhf_examples *exa
     }
     size_t count = 0;
     SMHF_TRY(take_labels(trainer, examples, batch, &count, err));
-    SMHF_TRY(smhf_workspace_fill(ws, batch, 0, batch->rows, examples->sequence_ids, err));
+    const int masked = config->head == SMHF_HEAD_MASKED;
+    const smhf_piece piece = {
+        .batch = batch,
+        .end = batch->rows,
+        .sequence_ids = examples->sequence_ids,
+        .picks = trainer->picks,
+        .pick_count = masked ? count : 0,
+    };
+    SMHF_TRY(smhf_workspace_fill(ws, &piece, err));
     ws->dev->backend->upload(ws->dev, ws->plan.targets.data, trainer->labels,
                              count * sizeof(int32_t));
     return SMHF_OK;
@@ -316,7 +355,9 @@ static void enqueue_loss(smhf_trainer *trainer, int want_gradient, int accumulat
             targets = smhf_tensor_of(targets.data, targets.rows, 1, SMHF_DTYPE_I32);
         }
         be->loss(ws->dev, plan->loss.data, dlogits, plan->logits, targets, &options, ws->pack,
-                 smhf_config_per_token(config) ? SMHF_AXIS_TOKENS : SMHF_AXIS_ROWS);
+                 config->head == SMHF_HEAD_MASKED ? SMHF_AXIS_PICKS
+                 : smhf_config_per_token(config)  ? SMHF_AXIS_TOKENS
+                                                  : SMHF_AXIS_ROWS);
     }
     be->download(ws->dev, &trainer->loss, plan->loss.data, sizeof trainer->loss);
 }
@@ -336,6 +377,7 @@ static smhf_status run_training(smhf_trainer *trainer, const smhf_examples *exam
         ws->pack,
         {trainer->options.seed, trainer->step_on_device, trainer->options.dropout},
         SMHF_TENSOR_NONE,
+        examples->cancel,
     };
     if (trainer->micro_batches == 0) {
         be->fill(ws->dev, trainer->grads, 0, trainer->trained.size * sizeof(float));
@@ -348,6 +390,9 @@ static smhf_status run_training(smhf_trainer *trainer, const smhf_examples *exam
     smhf_backward(&pass, &trainer->gradients);
     const smhf_status status = be->sync(ws->dev, err);
     trainer->dropout_step++;
+    if (status == SMHF_E_CANCELLED) { /* as if this step had not begun */
+        trainer->dropout_step -= 1 + (uint32_t)trainer->micro_batches;
+    }
     if (status != SMHF_OK || !isfinite(trainer->loss)) {
         trainer->micro_batches = 0; /* the next pass starts from zero gradients */
     }
@@ -368,8 +413,13 @@ static smhf_status run_evaluation(smhf_trainer *trainer, const smhf_examples *ex
                                   smhf_error *err) {
     smhf_workspace *ws = &trainer->ws;
     SMHF_TRY(take_examples(trainer, examples, err));
-    const smhf_pass pass = {ws->dev,  &trainer->model->net, &ws->plan,
-                            ws->pack, {0, NULL, 0},         SMHF_TENSOR_NONE};
+    const smhf_pass pass = {
+        .dev = ws->dev,
+        .net = &trainer->model->net,
+        .plan = &ws->plan,
+        .pack = ws->pack,
+        .cancel = examples->cancel,
+    };
     smhf_forward(&pass);
     enqueue_loss(trainer, 0, 1);
     SMHF_TRY(ws->dev->backend->sync(ws->dev, err));

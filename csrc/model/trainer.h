@@ -77,17 +77,20 @@ typedef struct smhf_examples {
     /* What the loss compares with, by task: classes of texts: [rows], or numbers in `values`
      * (several labels at once, regression): [rows, num_labels]. Classes of tokens: shaped like the
      * ids, packed or padded, -100 where a token counts for nothing. Question answering: [rows, 2],
-     * positions of start and end; outside the sequence: counts for nothing. */
+     * positions of start and end; outside the sequence: counts for nothing. Masked LM: words,
+     * shaped like the ids, -100 where a token is not asked about; one at least is. */
     smhf_int_view labels;
     const float *values;
     const uint32_t *sequence_ids; /* [rows] identity for dropout, or NULL: 0, 1, 2, ... */
     int accumulation;             /* micro-batches of this step; 0: as the options say */
+    const smhf_cancel *cancel;    /* or NULL */
 } smhf_examples;
 
 /* Adds the gradient of (mean loss / accumulation) to what the step has so far; *loss: the mean.
  * SMHF_E_ARG names row and value of a label outside num_labels (position too, for tokens), and
  * refuses a loss that is not finite (step and learning rate in the sentence); then the gradients of
- * this step are dropped and the weights are untouched. */
+ * this step are dropped and the weights are untouched. So it is with SMHF_E_CANCELLED, after which
+ * the step can be done again with the dropout that it would have had. */
 smhf_status smhf_trainer_forward_backward(smhf_trainer *trainer, const smhf_examples *examples,
                                           float *loss, smhf_error *err) SMHF_MUST_USE;
 /* Mean loss without dropout and without gradients. */

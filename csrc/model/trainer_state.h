@@ -20,7 +20,8 @@ struct smhf_trainer {
     smhf_step *step_on_device; /* owned */
     smhf_step step_on_host;    /* what is uploaded; lives until sync */
     void *labels;              /* owned, host: int32 or float */
-    size_t label_capacity;     /* elements */
+    int32_t *picks;            /* owned, host: masked LM: tokens that have a label */
+    size_t label_capacity;     /* elements of labels and picks */
     smhf_loss_kind loss_kind;  /* of the last batch */
     float *class_weights;      /* owned, device, or NULL */
     int64_t step;              /* optimizer steps done */

@@ -7,6 +7,7 @@
 
 #define TOKEN_STEP 256
 #define ROW_STEP 8
+#define PICK_STEP 32
 
 smhf_status smhf_workspace_init(smhf_workspace *ws, const char *device,
                                 const smhf_plan_shape *shape, smhf_error *err) {
@@ -25,6 +26,7 @@ static void release(smhf_workspace *ws) {
     smhf_free(ws->chunk_offsets);
     smhf_free(ws->words);
     smhf_free(ws->word_ids);
+    smhf_free(ws->chunk_picks);
     if (ws->dev != NULL) {
         ws->dev->backend->free(ws->dev, ws->block);
     }
@@ -33,7 +35,8 @@ static void release(smhf_workspace *ws) {
     ws->chunk_offsets = NULL;
     ws->words = NULL;
     ws->word_ids = NULL;
-    ws->shape.tokens = ws->shape.rows = 0;
+    ws->chunk_picks = NULL;
+    ws->shape.tokens = ws->shape.rows = ws->shape.picks = 0;
 }
 
 void smhf_workspace_deinit(smhf_workspace *ws) {
@@ -72,7 +75,7 @@ static smhf_status acquire(smhf_workspace *ws, smhf_plan_shape shape, smhf_error
         .hidden = config->hidden,
         .heads = config->heads,
         .ffn = config->feedforward,
-        .classes = config->num_labels,
+        .classes = smhf_config_outputs(config),
         .training = shape.training,
     };
     const size_t bytes = smhf_plan_make(&ws->plan, &shape, NULL);
@@ -80,7 +83,8 @@ static smhf_status acquire(smhf_workspace *ws, smhf_plan_shape shape, smhf_error
         return smhf_fail(err, SMHF_E_NOMEM, "a batch of %d tokens is too large", shape.tokens);
     }
     ws->chunk_offsets = smhf_malloc(((size_t)shape.rows + 1) * sizeof *ws->chunk_offsets);
-    if (ws->chunk_offsets == NULL) {
+    ws->chunk_picks = smhf_malloc(((size_t)shape.picks + 1) * sizeof *ws->chunk_picks);
+    if (ws->chunk_offsets == NULL || ws->chunk_picks == NULL) {
         return smhf_fail_nomem(err, "workspace", (size_t)shape.rows * sizeof *ws->chunk_offsets);
     }
     smhf_status status = ws->dev->backend->reserve(ws->dev, &limits, err);
@@ -99,12 +103,15 @@ static smhf_status acquire(smhf_workspace *ws, smhf_plan_shape shape, smhf_error
     return SMHF_OK;
 }
 
-smhf_status smhf_workspace_ensure(smhf_workspace *ws, size_t tokens, size_t rows, smhf_error *err) {
+static smhf_status ensure(smhf_workspace *ws, size_t tokens, size_t rows, size_t picks,
+                          smhf_error *err) {
     if (tokens > INT32_MAX - TOKEN_STEP || rows > tokens) {
         return smhf_fail(err, SMHF_E_ARG, "a batch of %zu tokens in %zu rows is too large", tokens,
                          rows);
     }
-    if (ws->pack != NULL && tokens <= (size_t)ws->shape.tokens && rows <= (size_t)ws->shape.rows) {
+    SMHF_ASSERT(picks <= tokens);
+    if (ws->pack != NULL && tokens <= (size_t)ws->shape.tokens && rows <= (size_t)ws->shape.rows &&
+        picks <= (size_t)ws->shape.picks) {
         return SMHF_OK;
     }
     smhf_plan_shape shape = ws->shape;
@@ -113,6 +120,9 @@ smhf_status smhf_workspace_ensure(smhf_workspace *ws, size_t tokens, size_t rows
     }
     if (rows > (size_t)shape.rows) {
         shape.rows = round_up(rows, ROW_STEP);
+    }
+    if (picks > (size_t)shape.picks) {
+        shape.picks = round_up(picks, PICK_STEP);
     }
     release(ws); /* before asking for more, so that the two never stand side by side */
     const smhf_status status = acquire(ws, shape, err);
@@ -148,27 +158,33 @@ smhf_tensor smhf_workspace_words(const smhf_workspace *ws) {
                                                ws->shape.config->hidden, SMHF_DTYPE_F32);
 }
 
-smhf_status smhf_workspace_fill(smhf_workspace *ws, const smhf_batch *batch, size_t first,
-                                size_t end, const uint32_t *sequence_ids, smhf_error *err) {
-    const int32_t start = batch->cu_seqlens[first];
-    SMHF_TRY(smhf_workspace_ensure(ws, (size_t)(batch->cu_seqlens[end] - start), end - first, err));
-    for (size_t row = first; row <= end; row++) {
-        ws->chunk_offsets[row - first] = batch->cu_seqlens[row] - start;
+smhf_status smhf_workspace_fill(smhf_workspace *ws, const smhf_piece *piece, smhf_error *err) {
+    const smhf_batch *batch = piece->batch;
+    const size_t rows = piece->end - piece->first;
+    const int32_t start = batch->cu_seqlens[piece->first];
+    const int32_t tokens = batch->cu_seqlens[piece->end] - start;
+    SMHF_TRY(ensure(ws, (size_t)tokens, rows, piece->pick_count, err));
+    for (size_t row = 0; row <= rows; row++) {
+        ws->chunk_offsets[row] = batch->cu_seqlens[piece->first + row] - start;
+    }
+    for (size_t p = 0; p < piece->pick_count; p++) {
+        ws->chunk_picks[p] = piece->picks[p] - start;
     }
     const int32_t *ids = batch->ids + start;
     if (ws->mapped != NULL) {
         SMHF_TRY(ensure_words(ws, err));
-        SMHF_TRY(
-            smhf_mapped_words(ws->mapped, ids, batch->cu_seqlens[end] - start, ws->words, err));
+        SMHF_TRY(smhf_mapped_words(ws->mapped, ids, tokens, ws->words, err));
         ids = ws->word_ids;
     }
     const smhf_pack_input input = {
         .ids = ids,
         .type_ids = batch->type_ids != NULL ? batch->type_ids + start : NULL,
         .cu_seqlens = ws->chunk_offsets,
-        .sequence_ids = sequence_ids != NULL ? sequence_ids + first : NULL,
-        .rows = (int32_t)(end - first),
+        .sequence_ids = piece->sequence_ids != NULL ? piece->sequence_ids + piece->first : NULL,
+        .rows = (int32_t)rows,
         .training = ws->shape.training,
+        .picks = piece->pick_count > 0 ? ws->chunk_picks : NULL,
+        .pick_count = (int32_t)piece->pick_count,
     };
     return smhf_pack_fill(ws->pack, &input, err);
 }

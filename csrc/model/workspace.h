@@ -21,6 +21,7 @@ typedef struct smhf_workspace {
     const smhf_mapped *mapped;   /* the caller sets it before fill; NULL: ids mean the word table */
     float *words;                /* host [shape.tokens, hidden]: rows read for a mapped model */
     int32_t *word_ids;           /* [shape.tokens]: 0, 1, 2, ...: the ids in `words` */
+    int32_t *chunk_picks;        /* [shape.picks] picked tokens of a piece */
     struct smhf_workspace *next; /* in the model's free list */
 } smhf_workspace;
 
@@ -28,13 +29,18 @@ typedef struct smhf_workspace {
 smhf_status smhf_workspace_init(smhf_workspace *ws, const char *device,
                                 const smhf_plan_shape *shape, smhf_error *err) SMHF_MUST_USE;
 void smhf_workspace_deinit(smhf_workspace *ws);
-/* Room for a pack of that many tokens and rows. */
-smhf_status smhf_workspace_ensure(smhf_workspace *ws, size_t tokens, size_t rows,
-                                  smhf_error *err) SMHF_MUST_USE;
-/* Ensures room for rows [first, end) of the batch and fills the pack with them; of a mapped model
- * the words' rows too, and the pack's ids mean smhf_workspace_words. */
-smhf_status smhf_workspace_fill(smhf_workspace *ws, const smhf_batch *batch, size_t first,
-                                size_t end, const uint32_t *sequence_ids,
+/* Rows [first, end) of a batch. */
+typedef struct smhf_piece {
+    const smhf_batch *batch;
+    size_t first, end;
+    const uint32_t *sequence_ids; /* [rows] of the batch, or NULL */
+    const int32_t *picks;         /* masked LM: tokens of the batch, ascending, all in these rows */
+    size_t pick_count;
+} smhf_piece;
+
+/* Ensures room for the piece and fills the pack with it; of a mapped model the words' rows
+ * too, and the pack's ids mean smhf_workspace_words. */
+smhf_status smhf_workspace_fill(smhf_workspace *ws, const smhf_piece *piece,
                                 smhf_error *err) SMHF_MUST_USE;
 /* For smhf_pass.words. */
 smhf_tensor smhf_workspace_words(const smhf_workspace *ws);

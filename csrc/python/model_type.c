@@ -2,6 +2,7 @@
 #include "py_model.h"
 
 #include "py_array.h"
+#include "py_cancel.h"
 
 #include <string.h>
 
@@ -198,19 +199,23 @@ static size_t count_results(const smhf_py_batch *batch, int per_token) {
     return tokens;
 }
 
-/* pooling < 0: what the head gives. */
+/* pooling < 0: what the head gives. picks: None, or int32 [any]. */
 static PyObject *run_batch(PyObject *op, PyObject *ids, PyObject *mask, PyObject *type_ids,
-                           PyObject *cu_seqlens, int pooling) {
+                           PyObject *cu_seqlens, PyObject *picks, int pooling) {
     smhf_py_model *self = (smhf_py_model *)op;
     PyObject *result = NULL;
     smhf_py_batch batch;
+    smhf_py_view pick_view = {0};
     smhf_model_info info;
     float *out = NULL;
     smhf_model_describe(self->model, &info);
-    if (smhf_py_batch_acquire(&batch, ids, mask, type_ids, cu_seqlens) < 0) {
+    if (smhf_py_batch_acquire(&batch, ids, mask, type_ids, cu_seqlens) < 0 ||
+        (picks != Py_None && smhf_py_view_acquire(picks, "picks", "i", 1, 1, 0, &pick_view) < 0)) {
         goto done;
     }
-    const size_t count = count_results(&batch, info.per_token && pooling <= SMHF_POOLING_NONE);
+    const int per_token = info.per_token && pooling <= SMHF_POOLING_NONE;
+    const size_t count =
+        picks != Py_None ? (size_t)pick_view.shape[0] : count_results(&batch, per_token);
     const size_t width = (size_t)info.width;
     result = smhf_py_array_f32(2, (size_t[2]){count, width}, &out);
     if (result == NULL) {
@@ -219,42 +224,48 @@ static PyObject *run_batch(PyObject *op, PyObject *ids, PyObject *mask, PyObject
 
     smhf_error err = SMHF_ERROR_INIT;
     smhf_status status;
-    const smhf_batch *packed = batch.is_packed ? &batch.packed : NULL;
-    Py_BEGIN_ALLOW_THREADS if (pooling >= 0) {
-        status =
-            smhf_model_encode(self->model, packed, &batch.padded, (smhf_pooling)pooling, out, &err);
-    }
-    else if (packed != NULL) {
-        status = smhf_model_forward(self->model, packed, out, &err);
-    }
-    else {
-        status = smhf_model_forward_padded(self->model, &batch.padded, out, &err);
-    }
-    Py_END_ALLOW_THREADS
+    smhf_py_cancel cancel;
+    smhf_py_cancel_begin(&cancel);
+    const smhf_run run = {
+        .batch = batch.is_packed ? &batch.packed : NULL,
+        .padded = &batch.padded,
+        .pooling = pooling >= 0 ? (smhf_pooling)pooling : SMHF_POOLING_NONE,
+        .picks = picks == Py_None         ? NULL
+                 : pick_view.data != NULL ? pick_view.data
+                                          : (const int32_t[1]){0},
+        .pick_count = picks == Py_None ? 0 : (size_t)pick_view.shape[0],
+        .cancel = smhf_py_cancel_of(&cancel),
+    };
+    status = pooling >= 0 ? smhf_model_encode(self->model, &run, out, &err)
+                          : smhf_model_run(self->model, &run, out, &err);
+    smhf_py_cancel_end(&cancel);
 
-        if (status != SMHF_OK) {
+    if (status != SMHF_OK) {
         Py_CLEAR(result);
-        smhf_py_raise(&smhf_py_model_state_of(op)->errors, &err);
+        if (!PyErr_Occurred()) { /* what a signal handler raised */
+            smhf_py_raise(&smhf_py_model_state_of(op)->errors, &err);
+        }
     }
 
 done:
+    smhf_py_view_release(&pick_view);
     smhf_py_batch_release(&batch);
     return result;
 }
 
 PyDoc_STRVAR(model_forward_doc,
-             "forward($self, ids, mask=None, type_ids=None, cu_seqlens=None)\n--\n\n"
-             "What the head gives, float32 (rows or tokens, width), of padded [rows, columns]\n"
-             "arrays, or of packed int32 arrays when cu_seqlens is given.");
+             "forward($self, ids, mask=None, type_ids=None, cu_seqlens=None, picks=None)\n--\n\n"
+             "What the head gives, float32 (rows, tokens or picks, width), of padded\n"
+             "[rows, columns] arrays, or of packed int32 arrays when cu_seqlens is given.");
 
 static PyObject *model_forward(PyObject *op, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"ids", "mask", "type_ids", "cu_seqlens", NULL};
-    PyObject *ids, *mask = Py_None, *type_ids = Py_None, *cu_seqlens = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOO:forward", names, &ids, &mask, &type_ids,
-                                     &cu_seqlens)) {
+    static char *names[] = {"ids", "mask", "type_ids", "cu_seqlens", "picks", NULL};
+    PyObject *ids, *mask = Py_None, *type_ids = Py_None, *cu_seqlens = Py_None, *picks = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOOO:forward", names, &ids, &mask, &type_ids,
+                                     &cu_seqlens, &picks)) {
         return NULL;
     }
-    return run_batch(op, ids, mask, type_ids, cu_seqlens, -1);
+    return run_batch(op, ids, mask, type_ids, cu_seqlens, picks, -1);
 }
 
 PyDoc_STRVAR(
@@ -273,7 +284,7 @@ static PyObject *model_encode(PyObject *op, PyObject *args, PyObject *kwargs) {
     if (pooling < SMHF_POOLING_NONE || pooling > SMHF_POOLING_CLS) {
         return PyErr_Format(PyExc_ValueError, "pooling: expected 0 to 2, got %d", pooling);
     }
-    return run_batch(op, ids, mask, type_ids, cu_seqlens, pooling);
+    return run_batch(op, ids, mask, type_ids, cu_seqlens, Py_None, pooling);
 }
 
 PyDoc_STRVAR(model_set_precision_doc,

@@ -2,6 +2,7 @@
 #include "py_model.h"
 
 #include "py_array.h"
+#include "py_cancel.h"
 
 #include <string.h>
 
@@ -243,11 +244,17 @@ static PyObject *run_pass(PyObject *op, PyObject *args, PyObject *kwargs, const 
 
     smhf_error err = SMHF_ERROR_INIT;
     smhf_status status;
-    Py_BEGIN_ALLOW_THREADS status = pass(self->trainer, &examples, &loss, &err);
-    Py_END_ALLOW_THREADS
+    smhf_py_cancel cancel;
+    smhf_py_cancel_begin(&cancel);
+    examples.cancel = smhf_py_cancel_of(&cancel);
+    status = pass(self->trainer, &examples, &loss, &err);
+    smhf_py_cancel_end(&cancel);
 
-        result = (status == SMHF_OK) ? PyFloat_FromDouble((double)loss)
-                                     : smhf_py_raise(&smhf_py_model_state_of(op)->errors, &err);
+    if (status == SMHF_OK) {
+        result = PyFloat_FromDouble((double)loss);
+    } else if (!PyErr_Occurred()) { /* what a signal handler raised */
+        smhf_py_raise(&smhf_py_model_state_of(op)->errors, &err);
+    }
 
 done:
     smhf_py_view_release(&label_view);

@@ -29,7 +29,7 @@ class Model:
         task: str | None = None,
     ) -> Model: ...
     def forward(
-        self, ids: Any, mask: Any = None, type_ids: Any = None, cu_seqlens: Any = None
+        self, ids: Any, mask: Any = None, type_ids: Any = None, cu_seqlens: Any = None, picks: Any = None
     ) -> npt.NDArray[np.float32]: ...
     def encode(
         self, pooling: int, ids: Any, mask: Any = None, type_ids: Any = None, cu_seqlens: Any = None

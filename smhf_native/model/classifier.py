@@ -26,6 +26,7 @@ TASKS = {
     "token-classification": "ForTokenClassification",
     "question-answering": "ForQuestionAnswering",
     "embedding": "Model",
+    "masked-lm": "ForMaskedLM",
 }
 FAMILIES = {"distilbert": "DistilBert", "bert": "Bert"}
 POOLINGS = {"none": 0, "mean": 1, "cls": 2}
@@ -35,7 +36,7 @@ def task_of(config: Mapping[str, Any]) -> str:
     """Task of a checkpoint: by its first architecture's name; sequence classification for any other.
 
     A masked-LM checkpoint is what people fine-tune from, so it gets a new classification head; so does a
-    bare encoder (ask for ``task="embedding"`` to use it as it is).
+    bare encoder (ask for ``task="masked-lm"`` or ``"embedding"`` to use them as they are).
     """
     name = str((config.get("architectures") or [""])[0])
     for task in ("token-classification", "question-answering"):
@@ -84,7 +85,8 @@ class Model:
     """A DistilBERT or BERT encoder and the head of one task.
 
     Tasks: ``"sequence-classification"`` (one label, several labels at once, or numbers, as ``problem_type``
-    says), ``"token-classification"``, ``"question-answering"``, ``"embedding"`` (no head).  Made by
+    says), ``"token-classification"``, ``"question-answering"``, ``"masked-lm"`` (words of the vocabulary, by a
+    head that is tied to the word table), ``"embedding"`` (no head).  Made by
     :meth:`from_pretrained` or :meth:`from_config`.  Weights are float32; the names of
     parameters and files are those of `transformers`, so either loads what the other saves.
     Any number of threads may call one model; a call releases the GIL.
@@ -231,7 +233,8 @@ class Model:
             Sequence classification: logits (rows, num_labels).  Token classification: logits
             (rows, columns, num_labels), zero behind the tokens.  Question answering: a tuple of two arrays
             (rows, columns), start and end, the smallest float behind the tokens.  Embedding: the last
-            hidden states (rows, columns, hidden), zero behind the tokens; see also :meth:`encode`.
+            hidden states (rows, columns, hidden), zero behind the tokens; see also :meth:`encode`.  Masked LM:
+            logits (rows, columns, vocab), zero behind the tokens; see also :meth:`logits_at`.
 
         Raises
         ------
@@ -247,6 +250,41 @@ class Model:
             padded = unpack(results, batch, float(np.finfo(np.float32).min))
             return padded[..., 0], padded[..., 1]
         return unpack(results, batch, 0.0)
+
+    def logits_at(
+        self,
+        where: Any,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+    ) -> npt.NDArray[np.float32]:
+        """Compute a masked-LM head for some tokens only.
+
+        Parameters
+        ----------
+        where : array_like of bool
+            True for the tokens that are asked about: shaped like ``input_ids``, or one for each token of
+            an Encoding, row behind row.  What is behind the tokens of a row is not looked at.
+        input_ids, attention_mask, token_type_ids
+            As for a call.
+
+        Returns
+        -------
+        ndarray of float32, shape (how many, vocab)
+            In reading order.
+
+        Raises
+        ------
+        BackendError
+            The model was not opened with ``task="masked-lm"``.
+        """
+        batch = as_batch(input_ids, attention_mask, token_type_ids)
+        asked = np.asarray(where, bool)
+        if asked.shape != np.shape(batch.ids):
+            raise ValueError(f"where: expected shape {np.shape(batch.ids)}, got {asked.shape}")
+        there = np.ones_like(asked) if batch.mask is None else np.asarray(batch.mask, bool)
+        picks = np.flatnonzero(asked[there]).astype(np.int32)
+        return self._core.forward(*batch, picks)
 
     def encode(
         self,

@@ -148,7 +148,9 @@ class Trainer:
         labels : array_like
             By task: class numbers (rows,); floats (rows, num_labels) for several labels at once or
             regression ((rows,) for one number); class numbers shaped like the ids, -100 where a token
-            does not count; (rows, 2) positions of start and end of an answer.
+            does not count; (rows, 2) positions of start and end of an answer; words shaped like the ids,
+            -100 where a token is not asked about (masked LM; :func:`smhf_native.model.masking.mask_tokens`
+            makes them).
         accumulation : int, optional
             Micro-batches of this step, where it differs from ``gradient_accumulation_steps`` (the
             last step of an epoch may have fewer).
