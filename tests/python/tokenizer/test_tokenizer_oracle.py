@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizer_rows import differences, fuzz_text, oracle_rows, our_rows
+from tokenizer_rows import (
+    differences,
+    draw_options,
+    fuzz_text,
+    mutated,
+    oracle_options,
+    oracle_padded,
+    oracle_rows,
+    our_padded,
+    our_rows,
+)
 
 import smhf_native as smhf
 
@@ -139,6 +149,30 @@ def test_fuzzed_strings(both: tuple[Any, smhf.Tokenizer]) -> None:
     theirs, ours = both
     rng = random.Random(17)
     texts = [fuzz_text(rng) for _ in range(12_000)]
+    expected = oracle_rows(theirs.encode_batch(texts))
+    assert differences(texts, our_rows(ours(texts, details=True)), expected) == []
+
+
+def test_drawn_options(both: tuple[Any, smhf.Tokenizer], real_texts: list[str]) -> None:
+    """A small fixed part of tools/tokenizer_differential.py: padding, overflow, words, sides, every strategy."""
+    theirs, ours = both
+    for block in range(24):
+        rng = random.Random(f"drawn {block}")
+        texts = [mutated(rng, real_texts) if rng.random() < 0.5 else fuzz_text(rng) for _ in range(100)]
+        drawn = draw_options(rng, texts)
+        with oracle_options(theirs, drawn):
+            expected = oracle_padded(theirs, texts, drawn)
+        assert differences(texts, our_padded(ours, texts, drawn), expected) == [], drawn
+
+
+def test_scalar_values_in_four_contexts(both: tuple[Any, smhf.Tokenizer]) -> None:
+    """Every 17th of them; the whole is in tools/tokenizer_differential.py."""
+    theirs, ours = both
+    values = [c for c in range(0, 0x110000, 17) if not 0xD800 <= c < 0xE000]
+    texts = [
+        "".join(f"a{chr(c)}b {chr(c)} {chr(c)}x x{chr(c)} " for c in values[at : at + 64])
+        for at in range(0, len(values), 64)
+    ]
     expected = oracle_rows(theirs.encode_batch(texts))
     assert differences(texts, our_rows(ours(texts, details=True)), expected) == []
 
