@@ -27,7 +27,7 @@ logger = logging.get_logger(__name__)
 
 _VERY_LARGE = int(1e20)  # a greater model_max_length means none
 _CALL_OPTIONS = (
-    "text", "text_pair", "text_target", "add_special_tokens", "padding", "truncation", "max_length", "stride",
+    "text", "text_pair", "add_special_tokens", "padding", "truncation", "max_length", "stride",
     "is_split_into_words", "pad_to_multiple_of", "padding_side", "truncation_side", "return_tensors",
     "return_token_type_ids", "return_attention_mask", "return_overflowing_tokens", "return_special_tokens_mask",
     "return_offsets_mapping", "return_length", "verbose", "split_special_tokens",
