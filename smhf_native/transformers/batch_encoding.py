@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import UserDict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,7 +97,7 @@ class RowEncoding:
     @property
     def n_sequences(self) -> int:
         """Return 2 for a pair, else 1."""
-        return 2 if self._batch.paired else 1
+        return self._batch.n_sequences
 
     @property
     def overflowing(self) -> list[RowEncoding]:
@@ -177,11 +178,26 @@ class RowEncodings(Sequence[RowEncoding]):
         self.width = width
         self.left = left
         self.pad_id = pad_id
-        self.bounds: npt.NDArray[Any] = native.packed_field("cu_seqlens")
-        self.samples: npt.NDArray[Any] = native.packed_field("sample")
+
+    @cached_property
+    def bounds(self) -> npt.NDArray[Any]:
+        """Where rows begin among the packed tokens."""
+        rows: npt.NDArray[Any] = self.native.packed_field("cu_seqlens")
+        return rows
+
+    @cached_property
+    def samples(self) -> npt.NDArray[Any]:
+        """Which text each row came from."""
+        texts: npt.NDArray[Any] = self.native.packed_field("sample")
+        return texts
+
+    @property
+    def n_sequences(self) -> int:
+        """2 for pairs, else 1."""
+        return 2 if self.paired else 1
 
     def __len__(self) -> int:
-        return len(self.bounds) - 1
+        return len(self.native)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -217,8 +233,9 @@ class BatchEncoding(UserDict[str, Any]):
         self._n_sequences = n_sequences
         if n_sequences is None and encoding:
             self._n_sequences = int(encoding[0].n_sequences)
-        super().__init__(data or {})
-        self.convert_to_tensors(tensor_type, prepend_batch_axis)
+        self.data = dict(data) if data else {}
+        if tensor_type is not None:
+            self.convert_to_tensors(tensor_type, prepend_batch_axis)
 
     # -- dict ---------------------------------------------------------------------------------
 

@@ -105,13 +105,13 @@ class PreTrainedTokenizerFast(TokenizerBase):
         if len(texts) == 0:
             return BatchEncoding({name: [] for name in self.model_input_names}, tensor_type=return_tensors)
         native = self.native(texts, pairs, **options)
-        bounds = native.packed_field("cu_seqlens").astype(np.int64)
-        lengths = np.diff(bounds)
-        if max_length is None and verbose:
-            self._warn_of_length(int(lengths.max()))
         left = _is_left(padding_side or self.padding_side)
-        width = _width(pad, int(lengths.max()), max_length, pad_to_multiple_of)
-        spread = _Spread(bounds, lengths, width, left)
+        spread = _OneRow(native, left) if len(native) == 1 else _Spread(native, left)
+        if max_length is None and verbose:
+            self._warn_of_length(spread.longest)
+        width = _width(pad, spread.longest, max_length, pad_to_multiple_of)
+        if width is not None:
+            spread.pad_to(width)
 
         columns: dict[str, Any] = {"input_ids": spread.rows(native.packed_field("ids"), self._pad_id())}
         if (
@@ -123,7 +123,7 @@ class PreTrainedTokenizerFast(TokenizerBase):
         if return_attention_mask or (
             return_attention_mask is None and "attention_mask" in self.model_input_names
         ):
-            columns["attention_mask"] = spread.rows(np.ones(int(bounds[-1]), dtype=np.int8), 0)
+            columns["attention_mask"] = spread.ones()
         if return_special_tokens_mask:
             columns["special_tokens_mask"] = spread.rows(native.packed_field("special_mask").view(np.int8), 1)
         if return_offsets_mapping:
@@ -134,13 +134,10 @@ class PreTrainedTokenizerFast(TokenizerBase):
             columns["overflow_to_sample_mapping"] = native.overflow_to_sample_mapping.tolist()
         rows = RowEncodings(native, self.native, pairs is not None, width, left, self._pad_id())
         if return_tensors is not None:
-            return BatchEncoding(columns, rows, tensor_type=return_tensors)
-        if batched or return_overflowing_tokens:
-            return BatchEncoding(columns, rows)
-        single = {
-            name: value.tolist() if isinstance(value, Rows) else value for name, value in columns.items()
-        }
-        return BatchEncoding({k: v if k == "length" else v[0] for k, v in single.items()}, rows)
+            return BatchEncoding(columns, rows, tensor_type=return_tensors, n_sequences=rows.n_sequences)
+        if not batched and not return_overflowing_tokens:
+            columns = {name: value if name == "length" else value[0] for name, value in columns.items()}
+        return BatchEncoding(columns, rows, n_sequences=rows.n_sequences)
 
     def _strategies(
         self,
@@ -409,20 +406,60 @@ class AutoTokenizer:
         return PreTrainedTokenizerFast(native, folder, os.fspath(pretrained_model_name_or_path), settings)
 
 
+class _OneRow:
+    """The columns of a batch of one row as lists: arrays do not pay for so little."""
+
+    def __init__(self, native: Any, left: bool):
+        self.longest = len(native.packed_field("ids"))
+        self.left = left
+        self.missing = 0
+
+    def pad_to(self, width: int) -> None:
+        """Pad from now on."""
+        self.missing = max(width - self.longest, 0)
+
+    @property
+    def widths(self) -> list[int]:
+        """Return the length of the row, padding included."""
+        return [self.longest + self.missing]
+
+    def rows(self, flat: npt.NDArray[Any], fill: int) -> list[list[int]]:
+        """Return a column."""
+        return [_extended(flat.tolist(), self.missing, fill, self.left)]
+
+    def ones(self) -> list[list[int]]:
+        """Return the attention mask."""
+        return [_extended([1] * self.longest, self.missing, 0, self.left)]
+
+    def pairs(self, flat: npt.NDArray[Any]) -> list[list[tuple[int, int]]]:
+        """Return offsets as tuples."""
+        return [_extended(list(map(tuple, flat.tolist())), self.missing, (0, 0), self.left)]
+
+
 class _Spread:
     """How packed rows come to lie in padded ones; rows longer than the width keep their tokens."""
 
-    def __init__(
-        self, bounds: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], width: int | None, left: bool
-    ):
-        self.bounds, self.width, self.left = bounds, width, left
-        self.widths = lengths if width is None else np.maximum(lengths, width)
-        self.ends = bounds
+    def __init__(self, native: Any, left: bool):
+        self.bounds = native.packed_field("cu_seqlens").astype(np.int64)
+        self.lengths = np.diff(self.bounds)
+        self.longest = int(self.lengths.max())
+        self.left = left
+        self.width: int | None = None
+        self.widths = self.lengths
+        self.ends = self.bounds
         self.places: npt.NDArray[np.int64] | None = None
-        if width is not None:
-            self.ends = np.concatenate([[0], np.cumsum(self.widths)]).astype(np.int64)
-            starts = self.ends[:-1] + (self.widths - lengths if left else 0)
-            self.places = np.repeat(starts - bounds[:-1], lengths) + np.arange(bounds[-1])
+
+    def pad_to(self, width: int) -> None:
+        """Pad from now on."""
+        self.width, lengths, bounds = width, self.lengths, self.bounds
+        self.widths = np.maximum(lengths, width)
+        self.ends = np.concatenate([[0], np.cumsum(self.widths)]).astype(np.int64)
+        starts = self.ends[:-1] + (self.widths - lengths if self.left else 0)
+        self.places = np.repeat(starts - bounds[:-1], lengths) + np.arange(bounds[-1])
+
+    def ones(self) -> Rows:
+        """Return the attention mask."""
+        return self.rows(np.ones(int(self.bounds[-1]), dtype=np.int8), 0)
 
     def rows(self, flat: npt.NDArray[Any], fill: int) -> Rows:
         """Return a packed column of padded rows, in int8 where that holds it."""
