@@ -58,7 +58,7 @@ extern "C" {
 #endif
 
 /* Raised by any change of this file that a built plugin could notice. */
-#define SMHF_BACKEND_ABI 2
+#define SMHF_BACKEND_ABI 3
 
 typedef struct smhf_backend smhf_backend; /* the table, below */
 typedef struct smhf_device smhf_device;   /* an open backend, below */
@@ -137,37 +137,43 @@ enum {
     SMHF_COUNT_SIZE = 8,
 };
 
-/* A bucket of B sequences of T tokens in all. Sequence b is tokens [cu_seqlens[b],
- * cu_seqlens[b + 1]), never empty. Device arrays keep their address for life, so a captured graph
- * serves every batch that fits: kernels launch for the capacity and read the counts on the device.
- * Open for reading; made and filled by the smhf_pack_* functions only. */
+/* What ops launch for: at least the counts. Two batches of one bucket are the same run of ops over
+ * the same addresses, so that one recording serves both (see smhf_replay below): kernels read the
+ * counts on the device, and products run over the bucket. Without rounding it is the counts. */
+typedef struct smhf_bucket {
+    int32_t tokens, rows, length, words, picks;
+} smhf_bucket;
+
+/* B sequences of T tokens in all. Sequence b is tokens [cu_seqlens[b], cu_seqlens[b + 1]), never
+ * empty. The device arrays of a bucket lie at the same addresses in every batch; another bucket has
+ * others. Open for reading; made and filled by the smhf_pack_* functions only. */
 typedef struct smhf_pack {
-    /* what the host knows; ops take sizes from here when they are not being captured */
-    int32_t tokens, rows, max_length, words, pick_count;
+    int32_t tokens, rows, max_length, words, pick_count; /* counts, as the host knows them */
+    smhf_bucket bucket;
     int32_t token_capacity, row_capacity;
     int32_t has_order;              /* word_* below are filled (training) */
     const int32_t *host_cu_seqlens; /* [rows + 1] */
 
     /* device memory */
     const int32_t *counts;        /* [SMHF_COUNT_SIZE] actual counts */
-    const int32_t *cu_seqlens;    /* [row_capacity + 1]; entries past rows repeat the last */
-    const uint32_t *sequence_ids; /* [row_capacity] who the sequence is, for dropout */
-    const int32_t *ids;           /* [token_capacity] vocabulary id */
-    const int32_t *type_ids;      /* [token_capacity] 0 where the caller gave none */
-    const int32_t *positions;     /* [token_capacity] 0, 1, 2 ... within its sequence */
-    const int32_t *token_rows;    /* [token_capacity] sequence b that the token belongs to */
+    const int32_t *cu_seqlens;    /* [bucket.rows + 1]; entries past rows repeat the last */
+    const uint32_t *sequence_ids; /* [bucket.rows] who the sequence is, for dropout */
+    const int32_t *ids;           /* [bucket.tokens] vocabulary id */
+    const int32_t *type_ids;      /* [bucket.tokens] 0 where the caller gave none */
+    const int32_t *positions;     /* [bucket.tokens] 0, 1, 2 ... within its sequence */
+    const int32_t *token_rows;    /* [bucket.tokens] sequence b that the token belongs to */
     /* tokens grouped by id, ascending, each group in token order: the embedding gradient sums
      * group w = word_order[word_starts[w] .. word_starts[w + 1]) without atomics */
-    const int32_t *word_order;  /* [token_capacity] */
-    const int32_t *word_starts; /* [token_capacity + 1] */
-    const int32_t *picks;       /* [token_capacity] picked tokens, ascending */
+    const int32_t *word_order;  /* [bucket.tokens] */
+    const int32_t *word_starts; /* [bucket.tokens + 1] */
+    const int32_t *picks;       /* [bucket.tokens] picked tokens, ascending */
 
     /* private */
     smhf_device *device;
     void *device_block; /* all arrays above, one allocation */
     int32_t *host_block;
     size_t block_size;
-    int32_t pinned;
+    int32_t pinned, replays;
 } smhf_pack;
 
 /* What a batch is on the host. Arrays are borrowed during smhf_pack_fill. */
@@ -209,6 +215,7 @@ typedef struct smhf_device_info {
     char detail[128]; /* "2 threads, OpenBLAS 0.3.21 (SkylakeX)" */
     uint32_t caps;
     int32_t units;                      /* threads, multiprocessors */
+    int32_t batch_tokens;               /* a good number of tokens to compute at once; 0: any */
     uint64_t memory_bytes, memory_free; /* 0: unknown */
 } smhf_device_info;
 
@@ -556,8 +563,9 @@ struct smhf_backend {
                                     smhf_error *err);
 
     /* Ops between begin and end are recorded, not run; all their arguments, addresses included,
-     * are fixed except what lies in device memory (pack arrays, smhf_step). alloc, free, sync are
-     * not legal in between; reserve must cover the ops. launch is an op. */
+     * are fixed except what lies in device memory (pack arrays, smhf_step): the recording serves
+     * every batch of the pack's bucket. alloc, free, sync are not legal in between; reserve must
+     * cover the ops, and they have run once before. launch is an op. Callers use smhf_replay. */
     smhf_status (*graph_begin)(smhf_device *dev, smhf_error *err);
     smhf_status (*graph_end)(smhf_device *dev, smhf_graph **out, smhf_error *err);
     void (*graph_launch)(smhf_device *dev, smhf_graph *graph);
@@ -590,7 +598,46 @@ smhf_status smhf_pack_new(smhf_device *device, int32_t token_capacity, int32_t r
  * a sync. */
 smhf_status smhf_pack_fill(smhf_pack *pack, const smhf_pack_input *input,
                            smhf_error *err) SMHF_MUST_USE;
+/* The same with a bucket of at least these sizes (and of the counts, where they are more). NULL: a
+ * rounded one where the device replays, else the counts. Rounding stays within a capacity that is a
+ * multiple of SMHF_BUCKET_TOKENS and SMHF_BUCKET_ROWS; picks go up to a multiple of
+ * SMHF_BUCKET_PICKS at most. */
+#define SMHF_BUCKET_TOKENS 128
+#define SMHF_BUCKET_ROWS 8
+#define SMHF_BUCKET_PICKS 32
+smhf_status smhf_pack_fill_bucket(smhf_pack *pack, const smhf_pack_input *input,
+                                  const smhf_bucket *least, smhf_error *err) SMHF_MUST_USE;
 void smhf_pack_free(smhf_pack *pack); /* NULL is fine */
+
+/* ---- replays (replay.c) --------------------------------------------------------------------- */
+
+/* Runs of ops that come again and again. Where the backend records (graph_*), the second run of a
+ * kind is recorded and every later one is a single launch; elsewhere the ops are simply issued. The
+ * caller writes the same lines for both:
+ *
+ *     static void step(void *context) { ... be->linear_fwd(...); be->loss(...); ... }  // ops only
+ *
+ *     SMHF_TRY(smhf_pack_fill_bucket(pack, &input, NULL, err));
+ *     smhf_replay_run(replay, pack, kind, step, context);        // an op
+ *     SMHF_TRY(be->sync(dev, err));
+ *
+ * A kind is a number of the caller's that says everything the ops depend on besides the pack's
+ * bucket and what lies in device memory: which ops, over which tensors, with which scalars. When
+ * addresses change (memory freed, weights prepared anew), smhf_replay_forget. Between bucket and
+ * counts nothing is written into results, and nothing is read. A run that cannot be recorded is
+ * issued for ever. At most SMHF_REPLAY_MAX recordings are kept, those used last.
+ * SMHF_REPLAY=0 in the environment: nothing is recorded.
+ * Threads: as the device. Caller frees with smhf_replay_free, before the device is closed. */
+#define SMHF_REPLAY_MAX 64
+typedef struct smhf_replay smhf_replay;
+typedef void (*smhf_replay_ops)(void *context);
+
+smhf_status smhf_replay_new(smhf_device *device, smhf_replay **out, smhf_error *err) SMHF_MUST_USE;
+/* `pack` NULL: the ops read none. */
+void smhf_replay_run(smhf_replay *replay, const smhf_pack *pack, uint64_t kind, smhf_replay_ops ops,
+                     void *context);
+void smhf_replay_forget(smhf_replay *replay); /* NULL is fine */
+void smhf_replay_free(smhf_replay *replay);   /* NULL is fine */
 
 /* ---- registry (registry.c, plugin.c) ------------------------------------------------------- */
 

@@ -85,6 +85,7 @@ smhf_status smhf_pack_new(smhf_device *device, int32_t token_capacity, int32_t r
     smhf_device_info info;
     device->backend->describe(device, &info);
     pack->device = device;
+    pack->replays = (info.caps & SMHF_CAP_GRAPH) != 0;
     pack->token_capacity = token_capacity;
     pack->row_capacity = row_capacity;
     pack->block_size = offsets.total * sizeof(int32_t);
@@ -202,25 +203,75 @@ static int32_t group_words(int32_t *order, int32_t *starts, const int32_t *ids, 
     return words;
 }
 
-smhf_status smhf_pack_fill(smhf_pack *pack, const smhf_pack_input *input, smhf_error *err) {
+/* ---- buckets --------------------------------------------------------------------------------- */
+
+/* `n` up to a multiple of a power of two: about n / parts, within these bounds. */
+static int32_t round_to_step(int32_t n, int32_t parts, int32_t least, int32_t most) {
+    int32_t step = least;
+    while (step < most && 2 * step <= n / parts) {
+        step *= 2;
+    }
+    return n > INT32_MAX - step ? n : (n + step - 1) / step * step;
+}
+
+static int32_t at_least(int32_t wanted, int32_t count, int32_t capacity) {
+    wanted = wanted < capacity ? wanted : capacity;
+    return wanted > count ? wanted : count;
+}
+
+/* Lengths only say how many blocks look for work: powers of two do. */
+static smhf_bucket rounded(const smhf_pack *pack, int32_t tokens, int32_t rows, int32_t longest,
+                           int32_t picks) {
+    smhf_bucket b = {0, 0, 64, 0, 0};
+    if (!pack->replays || tokens == 0) {
+        return (smhf_bucket){0, 0, 0, 0, 0};
+    }
+    b.tokens = round_to_step(tokens, 16, 16, SMHF_BUCKET_TOKENS);
+    b.rows = round_to_step(rows, 4, 1, SMHF_BUCKET_ROWS);
+    while (b.length < longest) {
+        b.length *= 2;
+    }
+    b.words = b.tokens;
+    b.picks = picks > 0 ? round_to_step(picks, 8, 4, SMHF_BUCKET_PICKS) : 0;
+    return b;
+}
+
+/* ---- filling ----------------------------------------------------------------------------------
+ */
+
+static smhf_status fill(smhf_pack *pack, const smhf_pack_input *input, const smhf_bucket *least,
+                        int round, smhf_error *err) {
     SMHF_TRY(check_input(pack, input, err));
-    pack_offsets o = pack_layout((size_t)pack->token_capacity, (size_t)pack->row_capacity);
-    int32_t *base = pack->host_block;
     int32_t rows = input->rows;
     int32_t tokens = rows > 0 ? input->cu_seqlens[rows] : 0;
     int32_t longest = 0;
+    for (int32_t b = 0; b < rows; b++) {
+        const int32_t length = input->cu_seqlens[b + 1] - input->cu_seqlens[b];
+        longest = length > longest ? length : longest;
+    }
+    smhf_bucket bucket = {0, 0, 0, 0, 0};
+    if (round) {
+        bucket = rounded(pack, tokens, rows, longest, input->pick_count);
+    } else if (least != NULL) {
+        bucket = *least;
+    }
+    bucket.tokens = at_least(bucket.tokens, tokens, pack->token_capacity);
+    bucket.rows = at_least(bucket.rows, rows, pack->row_capacity);
+    bucket.length = at_least(bucket.length, longest, bucket.tokens);
+    const pack_offsets o = pack_layout((size_t)bucket.tokens, (size_t)bucket.rows);
+    int32_t *base = pack->host_block;
+    point_into(pack, &o);
     for (int32_t b = 0; b < rows; b++) {
         int32_t begin = input->cu_seqlens[b], end = input->cu_seqlens[b + 1];
         base[o.cu_seqlens + (size_t)b] = begin;
         base[o.sequence_ids + (size_t)b] =
             input->sequence_ids != NULL ? (int32_t)input->sequence_ids[b] : b;
-        longest = end - begin > longest ? end - begin : longest;
         for (int32_t t = begin; t < end; t++) {
             base[o.positions + (size_t)t] = t - begin;
             base[o.token_rows + (size_t)t] = b;
         }
     }
-    for (int32_t b = rows; b <= pack->row_capacity; b++) {
+    for (int32_t b = rows; b <= bucket.rows; b++) {
         base[o.cu_seqlens + (size_t)b] = tokens;
     }
     size_t bytes = (size_t)tokens * sizeof(int32_t);
@@ -240,6 +291,9 @@ smhf_status smhf_pack_fill(smhf_pack *pack, const smhf_pack_input *input, smhf_e
                       ? group_words(base + o.word_order, base + o.word_starts, input->ids, tokens)
                       : 0;
     pack->pick_count = input->pick_count;
+    bucket.words = at_least(bucket.words, pack->words, input->training != 0 ? bucket.tokens : 0);
+    bucket.picks = at_least(bucket.picks, pack->pick_count, bucket.tokens);
+    pack->bucket = bucket;
     if (input->pick_count > 0) {
         memcpy(base + o.picks, input->picks, (size_t)input->pick_count * sizeof *base);
     }
@@ -250,7 +304,16 @@ smhf_status smhf_pack_fill(smhf_pack *pack, const smhf_pack_input *input, smhf_e
     base[o.counts + SMHF_COUNT_WORDS] = pack->words;
     if ((void *)pack->host_block != pack->device_block) {
         pack->device->backend->upload(pack->device, pack->device_block, pack->host_block,
-                                      pack->block_size);
+                                      o.total * sizeof(int32_t));
     }
     return SMHF_OK;
+}
+
+smhf_status smhf_pack_fill(smhf_pack *pack, const smhf_pack_input *input, smhf_error *err) {
+    return fill(pack, input, NULL, 0, err);
+}
+
+smhf_status smhf_pack_fill_bucket(smhf_pack *pack, const smhf_pack_input *input,
+                                  const smhf_bucket *least, smhf_error *err) {
+    return fill(pack, input, least, least == NULL, err);
 }

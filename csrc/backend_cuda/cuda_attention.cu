@@ -139,7 +139,7 @@ int cuda_attention_fits(cuda_device *cuda, const char *op, int D) {
 }
 
 template <typename T>
-static attention_view<T> view_of(const cuda_device *cuda, smhf_tensor out, smhf_tensor lse,
+static attention_view<T> view_of(smhf_tensor out, smhf_tensor lse,
                                  smhf_tensor q, smhf_tensor k, smhf_tensor v,
                                  const smhf_pack *pack, int32_t heads, float scale,
                                  smhf_dropout dropout) {
@@ -151,7 +151,7 @@ static attention_view<T> view_of(const cuda_device *cuda, smhf_tensor out, smhf_
     a.lse = cuda_rows_of<float>(lse);
     a.heads = heads;
     a.D = k.cols / heads;
-    a.tiles = cuda_blocks(cuda_longest(cuda, pack), ATT_TILE);
+    a.tiles = cuda_blocks(pack->bucket.length, ATT_TILE);
     a.scale = scale;
     a.pack = cuda_pack_of(pack, SMHF_AXIS_ROWS);
     a.drop = cuda_drop_of(dropout);
@@ -168,19 +168,19 @@ void cuda_attention_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf
         !cuda_attention_fits(cuda, "attention_fwd", k.cols / heads)) {
         return;
     }
-    const int rows = cuda_rows_count(cuda, pack, SMHF_AXIS_ROWS), D = k.cols / heads;
+    const int rows = cuda_rows_count(pack, SMHF_AXIS_ROWS), D = k.cols / heads;
     if (rows == 0) {
         return;
     }
     if (q.dtype == SMHF_DTYPE_BF16 && query_axis == SMHF_AXIS_TOKENS && cuda_attention_mma_fits(D)) {
         const attention_view<bf16> a =
-            view_of<bf16>(cuda, out, lse, q, k, v, pack, heads, scale, dropout);
-        cuda_attention_mma_fwd(cuda, &a, rows, cuda_longest(cuda, pack));
+            view_of<bf16>(out, lse, q, k, v, pack, heads, scale, dropout);
+        cuda_attention_mma_fwd(cuda, &a, rows, pack->bucket.length);
         return;
     }
     CUDA_DTYPE(q.dtype, T, ATT_SIZES(D, SIZE, {
                    const attention_view<T> a =
-                       view_of<T>(cuda, out, lse, q, k, v, pack, heads, scale, dropout);
+                       view_of<T>(out, lse, q, k, v, pack, heads, scale, dropout);
                    if (query_axis == SMHF_AXIS_ROWS) {
                        const size_t shared = (size_t)a.tiles * ATT_TILE * sizeof(float);
                        ATT_LAUNCH(cuda, "attention_fwd", (attention_rows_fwd_kernel<T, SIZE>),

@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(ATT_THREADS) attention_rows_bwd_kernel(attenti
 }
 
 template <typename T>
-static attention_view<T> view_of(const cuda_device *cuda, smhf_tensor dq, smhf_tensor dk,
+static attention_view<T> view_of(smhf_tensor dq, smhf_tensor dk,
                                  smhf_tensor dv, smhf_tensor dout, smhf_tensor out, smhf_tensor lse,
                                  smhf_tensor q, smhf_tensor k, smhf_tensor v, const smhf_pack *pack,
                                  int32_t heads, float scale, smhf_dropout dropout) {
@@ -215,7 +215,7 @@ static attention_view<T> view_of(const cuda_device *cuda, smhf_tensor dq, smhf_t
     a.lse = cuda_rows_of<float>(lse);
     a.heads = heads;
     a.D = k.cols / heads;
-    a.tiles = cuda_blocks(cuda_longest(cuda, pack), ATT_TILE);
+    a.tiles = cuda_blocks(pack->bucket.length, ATT_TILE);
     a.scale = scale;
     a.pack = cuda_pack_of(pack, SMHF_AXIS_ROWS);
     a.drop = cuda_drop_of(dropout);
@@ -234,18 +234,18 @@ void cuda_attention_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dk, smhf_t
         !cuda_attention_fits(cuda, "attention_bwd", k.cols / heads)) {
         return;
     }
-    const int rows = cuda_rows_count(cuda, pack, SMHF_AXIS_ROWS), D = k.cols / heads;
+    const int rows = cuda_rows_count(pack, SMHF_AXIS_ROWS), D = k.cols / heads;
     if (rows == 0) {
         return;
     }
     if (q.dtype == SMHF_DTYPE_BF16 && query_axis == SMHF_AXIS_TOKENS && cuda_attention_mma_fits(D)) {
-        const attention_view<bf16> a = view_of<bf16>(cuda, dq, dk, dv, dout, out, lse, q, k, v, pack,
+        const attention_view<bf16> a = view_of<bf16>(dq, dk, dv, dout, out, lse, q, k, v, pack,
                                                      heads, scale, dropout);
-        cuda_attention_mma_bwd(cuda, &a, rows, cuda_longest(cuda, pack));
+        cuda_attention_mma_bwd(cuda, &a, rows, pack->bucket.length);
         return;
     }
     CUDA_DTYPE(q.dtype, T, ATT_SIZES(D, SIZE, {
-                   const attention_view<T> a = view_of<T>(cuda, dq, dk, dv, dout, out, lse, q, k, v,
+                   const attention_view<T> a = view_of<T>(dq, dk, dv, dout, out, lse, q, k, v,
                                                           pack, heads, scale, dropout);
                    const dim3 grid((unsigned)(rows * a.tiles), (unsigned)heads);
                    const size_t tiles = 4 * ATT_TILE * (SIZE + 1) * sizeof(float);

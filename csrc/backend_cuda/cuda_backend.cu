@@ -42,19 +42,10 @@ cuda_drop cuda_drop_of(smhf_dropout dropout) {
     return view;
 }
 
-int32_t cuda_rows_count(const cuda_device *cuda, const smhf_pack *pack, smhf_axis axis) {
-    if (!cuda->capturing) {
-        return smhf_pack_count(pack, axis);
-    }
-    return axis == SMHF_AXIS_ROWS ? pack->row_capacity : pack->token_capacity;
-}
-
-int32_t cuda_longest(const cuda_device *cuda, const smhf_pack *pack) {
-    if (!cuda->capturing) {
-        return pack->max_length;
-    }
-    return cuda->length > 0 && cuda->length < pack->token_capacity ? cuda->length
-                                                                   : pack->token_capacity;
+int32_t cuda_rows_count(const smhf_pack *pack, smhf_axis axis) {
+    return axis == SMHF_AXIS_TOKENS ? pack->bucket.tokens
+           : axis == SMHF_AXIS_ROWS ? pack->bucket.rows
+                                    : pack->bucket.picks;
 }
 
 /* ---- life ----------------------------------------------------------------------------------------- */
@@ -71,6 +62,8 @@ static void fill_info(smhf_device_info *info, const cudaDeviceProp *prop, const 
              prop->multiProcessorCount, driver / 1000, driver % 1000 / 10, runtime / 1000,
              runtime % 1000 / 10, products);
     info->units = prop->multiProcessorCount;
+    /* two waves of 128 x 192 tiles of a product 768 wide: rows of 4 tiles, units / 4 of them */
+    info->batch_tokens = 2 * 32 * prop->multiProcessorCount;
     info->caps = SMHF_CAP_ASYNC | SMHF_CAP_BF16 | SMHF_CAP_BF16_ACTIVATIONS |
                  SMHF_CAP_GRAPH;
     size_t available = 0, total = 0;
@@ -193,7 +186,6 @@ static smhf_status cuda_reserve(smhf_device *dev, const smhf_limits *limits, smh
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         most = others[i] > most ? others[i] : most;
     }
-    cuda->length = limits->length > cuda->length ? limits->length : cuda->length;
     return cuda_scratch_reserve(cuda, most, err);
 }
 

@@ -44,7 +44,6 @@ typedef struct cuda_device {
     int capturing;
     int graphs; /* ever captured */
     int units, major, minor;
-    int32_t length; /* longest sequence that reserve was told; 0: unknown */
 
     void *scratch; /* of one op; ops follow one another on the stream, so it is reused */
     size_t scratch_bytes;
@@ -164,10 +163,8 @@ template <typename T> static inline cuda_rows<T> cuda_rows_of(smhf_tensor t) {
 
 cuda_pack cuda_pack_of(const smhf_pack *pack, smhf_axis axis);
 cuda_drop cuda_drop_of(smhf_dropout dropout);
-/* Rows to launch for: the count, or the capacity while a graph is being captured. */
-int32_t cuda_rows_count(const cuda_device *cuda, const smhf_pack *pack, smhf_axis axis);
-/* The same for the longest sequence. */
-int32_t cuda_longest(const cuda_device *cuda, const smhf_pack *pack);
+/* Rows to launch for: those of the bucket, at least the count. */
+int32_t cuda_rows_count(const smhf_pack *pack, smhf_axis axis);
 
 /* ---- shared between op files ---------------------------------------------------------------- */
 

@@ -103,7 +103,7 @@ void cuda_dropout_op(smhf_device *dev, smhf_tensor y, smhf_tensor x, const smhf_
         return;
     }
     CUDA_DTYPE(x.dtype, T,
-               CUDA_LAUNCH(cuda, "dropout", dropout_kernel<T>, cuda_rows_count(cuda, pack, axis),
+               CUDA_LAUNCH(cuda, "dropout", dropout_kernel<T>, cuda_rows_count(pack, axis),
                            ROW_THREADS, 0, cuda_rows_of<T>(y), cuda_rows_of<const T>(x), x.cols,
                            cuda_pack_of(pack, axis), cuda_drop_of(dropout)));
 }
@@ -116,7 +116,7 @@ void cuda_gather_rows(smhf_device *dev, smhf_tensor out, smhf_tensor x, const sm
     }
     CUDA_DTYPE(x.dtype, T,
                CUDA_LAUNCH(cuda, "gather_rows", gather_rows_kernel<T>,
-                           cuda_rows_count(cuda, pack, axis), ROW_THREADS, 0, cuda_rows_of<T>(out),
+                           cuda_rows_count(pack, axis), ROW_THREADS, 0, cuda_rows_of<T>(out),
                            cuda_rows_of<const T>(x), x.cols, cuda_pack_of(pack, axis)));
 }
 
@@ -128,7 +128,7 @@ void cuda_scatter_add_rows(smhf_device *dev, smhf_tensor dx, smhf_tensor dout,
     }
     CUDA_DTYPE(dx.dtype, T,
                CUDA_LAUNCH(cuda, "scatter_add_rows", scatter_add_rows_kernel<T>,
-                           cuda_rows_count(cuda, pack, axis), ROW_THREADS, 0, cuda_rows_of<T>(dx),
+                           cuda_rows_count(pack, axis), ROW_THREADS, 0, cuda_rows_of<T>(dx),
                            cuda_rows_of<const T>(dout), dout.cols, cuda_pack_of(pack, axis)));
 }
 
@@ -137,7 +137,7 @@ void cuda_mean_rows(smhf_device *dev, smhf_tensor out, smhf_tensor x, const smhf
     if (cuda == NULL || !CUDA_ALL(cuda, "mean_rows", x.dtype, out, x)) {
         return;
     }
-    const dim3 grid((unsigned)cuda_rows_count(cuda, pack, SMHF_AXIS_ROWS),
+    const dim3 grid((unsigned)cuda_rows_count(pack, SMHF_AXIS_ROWS),
                     (unsigned)cuda_blocks(x.cols, CUDA_WARP));
     CUDA_DTYPE(x.dtype, T,
                CUDA_LAUNCH(cuda, "mean_rows", mean_rows_kernel<T>, grid, MEAN_WARPS *CUDA_WARP, 0,
@@ -153,7 +153,7 @@ void cuda_mean_rows_bwd(smhf_device *dev, smhf_tensor dx, smhf_tensor dout,
     }
     CUDA_DTYPE(dx.dtype, T,
                CUDA_LAUNCH(cuda, "mean_rows_bwd", mean_rows_bwd_kernel<T>,
-                           cuda_rows_count(cuda, pack, SMHF_AXIS_TOKENS), ROW_THREADS, 0,
+                           cuda_rows_count(pack, SMHF_AXIS_TOKENS), ROW_THREADS, 0,
                            cuda_rows_of<T>(dx), cuda_rows_of<const T>(dout), dout.cols,
                            cuda_pack_of(pack, SMHF_AXIS_TOKENS)));
 }

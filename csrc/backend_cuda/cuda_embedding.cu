@@ -239,7 +239,7 @@ void cuda_embedding_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor stats,
         !cuda_norm_width(cuda, "embedding_fwd", out.cols)) {
         return;
     }
-    const int n = cuda_rows_count(cuda, pack, SMHF_AXIS_TOKENS), H = out.cols;
+    const int n = cuda_rows_count(pack, SMHF_AXIS_TOKENS), H = out.cols;
     CUDA_DTYPE(out.dtype, T, CUDA_DTYPE(tables->word.dtype, E, NORM_GROUPS(H, GROUPS, {
                    CUDA_LAUNCH(cuda, "embedding_fwd", (embedding_fwd_kernel<T, E, GROUPS>),
                                cuda_blocks(n, NORM_WARPS), NORM_THREADS, 0, cuda_rows_of<T>(out),
@@ -253,9 +253,9 @@ void cuda_embedding_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor stats,
 static void tables_bwd(cuda_device *cuda, const smhf_embedding *grads, smhf_tensor d,
                        int padding_id, const smhf_pack *pack) {
     const cuda_pack view = cuda_pack_of(pack, SMHF_AXIS_TOKENS);
-    const int H = d.cols, n = cuda_rows_count(cuda, pack, SMHF_AXIS_TOKENS);
-    const int words = cuda->capturing ? pack->token_capacity : pack->words;
-    int longest = cuda_longest(cuda, pack);
+    const int H = d.cols, n = cuda_rows_count(pack, SMHF_AXIS_TOKENS);
+    const int words = pack->bucket.words;
+    int longest = pack->bucket.length;
     longest = longest < grads->position.rows ? longest : grads->position.rows;
     CUDA_DTYPE(d.dtype, T, {
         CUDA_LAUNCH(cuda, "embedding_bwd, words", embedding_word_kernel<T>, words,
@@ -303,7 +303,7 @@ void cuda_embedding_bwd(smhf_device *dev, const smhf_embedding *grads, smhf_tens
         !cuda_norm_width(cuda, "embedding_bwd", dout.cols)) {
         return;
     }
-    const int n = cuda_rows_count(cuda, pack, SMHF_AXIS_TOKENS), H = dout.cols;
+    const int n = cuda_rows_count(pack, SMHF_AXIS_TOKENS), H = dout.cols;
     const int blocks = cuda_blocks(n, NORM_ROWS);
     const cuda_pack view = cuda_pack_of(pack, SMHF_AXIS_TOKENS);
     float *partials = (float *)cuda_scratch(cuda, (size_t)blocks * 2 * (size_t)H * sizeof(float));

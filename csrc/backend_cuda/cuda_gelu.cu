@@ -85,6 +85,6 @@ void cuda_act_bwd(smhf_device *dev, smhf_tensor dpre, smhf_tensor dy, smhf_tenso
     if (cuda == NULL || !CUDA_ALL(cuda, "act_bwd", dy.dtype, dpre, dy, saved)) {
         return;
     }
-    cuda_act_slope(cuda, dpre, dy, saved, act, cuda_rows_count(cuda, pack, axis),
+    cuda_act_slope(cuda, dpre, dy, saved, act, cuda_rows_count(pack, axis),
                    cuda_pack_of(pack, axis));
 }

@@ -167,7 +167,7 @@ void cuda_residual_layernorm_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor 
         !cuda_norm_width(cuda, "residual_layernorm_fwd", x.cols)) {
         return;
     }
-    const int n = cuda_rows_count(cuda, pack, axis), H = x.cols;
+    const int n = cuda_rows_count(pack, axis), H = x.cols;
     CUDA_DTYPE(x.dtype, T, NORM_GROUPS(H, GROUPS, {
                    CUDA_LAUNCH(cuda, "residual_layernorm_fwd",
                                (residual_layernorm_fwd_kernel<T, GROUPS>),
@@ -190,7 +190,7 @@ void cuda_residual_layernorm_bwd(smhf_device *dev, smhf_tensor dsum, smhf_tensor
         !cuda_norm_width(cuda, "residual_layernorm_bwd", dout.cols)) {
         return;
     }
-    const int n = cuda_rows_count(cuda, pack, axis), H = dout.cols;
+    const int n = cuda_rows_count(pack, axis), H = dout.cols;
     const int blocks = cuda_blocks(n, NORM_ROWS);
     const cuda_pack view = cuda_pack_of(pack, axis);
     float *partials = (float *)cuda_scratch(cuda, (size_t)blocks * 2 * (size_t)H * sizeof(float));

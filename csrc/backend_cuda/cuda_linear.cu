@@ -147,8 +147,8 @@ __global__ void __launch_bounds__(BIAS_COLS *BIAS_PARTS)
     }
 }
 
-/* Rows from the actual count to the capacity become zero, so that a product over the capacity of a
- * captured graph adds nothing for them. */
+/* Rows from the actual count to the bucket's become zero, so that a product over the bucket adds
+ * nothing for them. */
 template <typename T>
 __global__ void __launch_bounds__(BIAS_COLS *BIAS_PARTS)
     clear_tail_kernel(cuda_rows<T> x, int capacity, int cols, cuda_pack pack) {
@@ -185,7 +185,7 @@ void cuda_linear_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor x, const smhf_
         !CUDA_ALL(cuda, "linear_fwd", SMHF_DTYPE_F32, bias) || !fits(cuda, "linear_fwd", x, w)) {
         return;
     }
-    const int32_t n = cuda_rows_count(cuda, pack, axis);
+    const int32_t n = cuda_rows_count(pack, axis);
     const int round_bias = bias.data != NULL && y.dtype == SMHF_DTYPE_BF16;
     scratch_span span = {(char *)cuda_scratch(
         cuda, operand_bytes(x, w->compute, n) + cuda_align((size_t)y.cols * sizeof(bf16)))};
@@ -210,7 +210,7 @@ void cuda_linear_act_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor pre, smhf_
         !fits(cuda, "linear_act_fwd", x, w)) {
         return;
     }
-    const int32_t n = cuda_rows_count(cuda, pack, axis);
+    const int32_t n = cuda_rows_count(pack, axis);
     scratch_span span = {(char *)cuda_scratch(cuda, operand_bytes(x, w->compute, n) + 256)};
     if (n == 0 || span.at == NULL) {
         return;
@@ -227,7 +227,7 @@ void cuda_linear_bwd_input(smhf_device *dev, smhf_tensor dx, smhf_tensor dy, con
         !fits(cuda, "linear_bwd_input", dy, w)) {
         return;
     }
-    const int32_t n = cuda_rows_count(cuda, pack, axis);
+    const int32_t n = cuda_rows_count(pack, axis);
     scratch_span span = {(char *)cuda_scratch(cuda, operand_bytes(dy, w->compute, n) + 256)};
     if (n == 0 || span.at == NULL) {
         return;
@@ -245,7 +245,7 @@ void cuda_linear_act_bwd_input(smhf_device *dev, smhf_tensor dpre, smhf_tensor d
         !fits(cuda, "linear_act_bwd_input", dy, w)) {
         return;
     }
-    const int32_t n = cuda_rows_count(cuda, pack, axis), K = dpre.cols;
+    const int32_t n = cuda_rows_count(pack, axis), K = dpre.cols;
     const size_t raw_bytes = (size_t)n * (size_t)K * smhf_dtype_size(dpre.dtype);
     scratch_span span = {(char *)cuda_scratch(
         cuda, cuda_align(raw_bytes) + operand_bytes(dy, w->compute, n) + 256)};
@@ -265,7 +265,7 @@ void cuda_linear_bwd_weight(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias,
         !CUDA_ALL(cuda, "linear_bwd_weight", SMHF_DTYPE_F32, dw, dbias)) {
         return;
     }
-    const int32_t n = cuda_rows_count(cuda, pack, axis);
+    const int32_t n = cuda_rows_count(pack, axis);
     const smhf_dtype in = dy.dtype == SMHF_DTYPE_BF16 ? SMHF_DTYPE_BF16 : compute;
     const int chunks = cuda_blocks(n, BIAS_ROWS);
     const cuda_pack view = cuda_pack_of(pack, axis);
@@ -276,7 +276,7 @@ void cuda_linear_bwd_weight(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias,
     if (n == 0 || span.at == NULL) {
         return;
     }
-    if (cuda->capturing) {
+    if (n > smhf_pack_count(pack, axis) || cuda->capturing) {
         clear_tail(cuda, dy, n, view);
         clear_tail(cuda, x, n, view);
     }

@@ -172,7 +172,7 @@ void cuda_loss(smhf_device *dev, float *loss, smhf_tensor dlogits, smhf_tensor l
         cuda_fail(cuda, SMHF_E_ARG, "loss: cross-entropy takes int32 labels");
         return;
     }
-    const int n = cuda_rows_count(cuda, pack, axis);
+    const int n = cuda_rows_count(pack, axis);
     double *scratch = (double *)cuda_scratch(cuda, ((size_t)n + 2) * sizeof(double));
     if (scratch == NULL) {
         return;
@@ -281,7 +281,7 @@ void cuda_span_loss(smhf_device *dev, float *loss, smhf_tensor dlogits, smhf_ten
         cuda_fail(cuda, SMHF_E_ARG, "span_loss: expected int32 targets and logits [T, 2]");
         return;
     }
-    const int n = cuda_rows_count(cuda, pack, SMHF_AXIS_ROWS);
+    const int n = cuda_rows_count(pack, SMHF_AXIS_ROWS);
     double *scratch = (double *)cuda_scratch(cuda, (2 * (size_t)n + 2) * sizeof(double));
     if (scratch == NULL) {
         return;
@@ -290,7 +290,7 @@ void cuda_span_loss(smhf_device *dev, float *loss, smhf_tensor dlogits, smhf_ten
                          NULL, NULL, 0, scratch};
     const cuda_pack view = cuda_pack_of(pack, SMHF_AXIS_ROWS);
     const cuda_rows<const int32_t> wanted = cuda_rows_of<const int32_t>(targets);
-    const int threads = cuda_longest(cuda, pack) <= 128 ? 64 : LOSS_THREADS;
+    const int threads = pack->bucket.length <= 128 ? 64 : LOSS_THREADS;
     CUDA_LAUNCH(cuda, "span_loss, divisor", span_divisor_kernel, 1, LOSS_THREADS, 0, wanted, o,
                 view);
     CUDA_DTYPE(logits.dtype, T,

@@ -160,6 +160,13 @@ static smhf_status prepare_model(smhf_model *model, smhf_bytes_view config_json,
         return smhf_fail(err, SMHF_E_NOMEM, "model options: out of memory");
     }
     SMHF_TRY(smhf_device_open(model->device, &model->dev, err));
+    if (options->batch_tokens == 0) {
+        smhf_device_info info;
+        model->dev->backend->describe(model->dev, &info);
+        if (info.batch_tokens > 0) {
+            model->batch_tokens = (size_t)info.batch_tokens;
+        }
+    }
     SMHF_TRY(choose_precision(model->dev, model->precision, &model->options, err));
     return SMHF_OK;
 }
@@ -195,6 +202,7 @@ static smhf_status rebuild(smhf_model *model, const smhf_network_options *option
     }
     if (status == SMHF_OK) {
         const smhf_network old = model->net;
+        fresh.generation = old.generation + 1;
         model->net = fresh;
         model->options = *options;
         fresh = old;
@@ -596,25 +604,43 @@ static size_t piece_end(const smhf_model *model, const smhf_run *run, const smhf
 static smhf_tensor results_of(const smhf_pass *pass, smhf_pooling pooling) {
     const smhf_plan *plan = pass->plan;
     const smhf_config *config = pass->net->config;
-    const smhf_backend *be = pass->dev->backend;
     if (config->head != SMHF_HEAD_ENCODER) {
         return plan->logits_f32;
     }
+    smhf_tensor out =
+        pooling == SMHF_POOLING_NONE ? plan->layers[config->layers - 1].out : plan->pooled;
+    if (out.dtype != SMHF_DTYPE_F32) {
+        out = smhf_tensor_of(plan->logits_f32.data, out.rows, out.cols, SMHF_DTYPE_F32);
+    }
+    return out;
+}
+
+typedef struct forward_pass {
+    smhf_pass pass;
+    smhf_pooling pooling;
+} forward_pass;
+
+/* The pack's ids -> results_of. Ops only. */
+static void run_forward(void *context) {
+    const forward_pass *p = context;
+    const smhf_plan *plan = p->pass.plan;
+    const smhf_config *config = p->pass.net->config;
+    const smhf_backend *be = p->pass.dev->backend;
+    smhf_forward(&p->pass);
+    if (config->head != SMHF_HEAD_ENCODER) {
+        return;
+    }
     smhf_tensor out = plan->layers[config->layers - 1].out;
-    if (pooling == SMHF_POOLING_MEAN) {
-        be->mean_rows(pass->dev, plan->pooled, out, pass->pack);
+    if (p->pooling == SMHF_POOLING_MEAN) {
+        be->mean_rows(p->pass.dev, plan->pooled, out, p->pass.pack);
         out = plan->pooled;
-    } else if (pooling == SMHF_POOLING_CLS) {
-        be->gather_rows(pass->dev, plan->pooled, out, pass->pack, SMHF_AXIS_ROWS);
+    } else if (p->pooling == SMHF_POOLING_CLS) {
+        be->gather_rows(p->pass.dev, plan->pooled, out, p->pass.pack, SMHF_AXIS_ROWS);
         out = plan->pooled;
     }
     if (out.dtype != SMHF_DTYPE_F32) {
-        const smhf_tensor wide =
-            smhf_tensor_of(plan->logits_f32.data, out.rows, out.cols, SMHF_DTYPE_F32);
-        be->convert(pass->dev, wide, out);
-        out = wide;
+        be->convert(p->pass.dev, results_of(&p->pass, p->pooling), out);
     }
-    return out;
 }
 
 static size_t width_of(const smhf_config *config) {
@@ -641,17 +667,24 @@ static smhf_status forward_pieces(smhf_model *model, smhf_workspace *ws, const s
         const smhf_piece piece = {batch, first, end, NULL, masked ? picks + pick : NULL, picked};
         if (!masked || picked > 0) {
             SMHF_TRY(smhf_workspace_fill(ws, &piece, err));
-            const smhf_pass pass = {
-                .dev = ws->dev,
-                .net = &model->net,
-                .plan = &ws->plan,
-                .pack = ws->pack,
-                .words = smhf_workspace_words(ws),
-                .cancel = run->cancel,
+            forward_pass p = {
+                .pass =
+                    {
+                        .dev = ws->dev,
+                        .net = &model->net,
+                        .plan = &ws->plan,
+                        .pack = ws->pack,
+                        .words = smhf_workspace_words(ws),
+                        .cancel = run->cancel,
+                    },
+                .pooling = run->pooling,
             };
-            smhf_forward(&pass);
+            smhf_pass_check(&p.pass); /* a recorded pass asks nobody */
+            smhf_replay_run(ws->replay, ws->pack,
+                            smhf_pass_kind(&p.pass, SMHF_PASS_FORWARD, (int)run->pooling),
+                            run_forward, &p);
             ws->dev->backend->download(ws->dev, out + done * width,
-                                       results_of(&pass, run->pooling).data,
+                                       results_of(&p.pass, run->pooling).data,
                                        count * width * sizeof *out);
             SMHF_TRY(ws->dev->backend->sync(ws->dev, err));
         }

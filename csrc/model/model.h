@@ -35,7 +35,7 @@ typedef struct smhf_model_options {
     int num_labels;        /* 0: as config.json says */
     uint64_t seed;         /* of newly made weights */
     int max_workspaces;    /* forward calls that run at the same time; 0: 4 */
-    int batch_tokens;      /* tokens computed at once; 0: 4096 */
+    int batch_tokens;      /* tokens computed at once; 0: what suits the device */
     const char *task;      /* what stands on the encoder: see smhf_head_parse in config.h; NULL:
                               "sequence-classification" */
 } smhf_model_options;

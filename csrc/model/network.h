@@ -34,6 +34,7 @@ typedef struct smhf_network {
     smhf_weight **owned; /* every prepared weight, for refresh and free */
     size_t *owned_slots; /* whose values each one has */
     int owned_count;
+    uint32_t generation; /* counts how often it was prepared anew: its addresses are others */
     smhf_arena arena;
 } smhf_network;
 
@@ -114,6 +115,19 @@ typedef enum smhf_dropout_place {
 } smhf_dropout_place;
 
 smhf_dropout smhf_pass_drop(const smhf_pass *pass, smhf_dropout_place place, int layer);
+
+/* What a workspace's device runs again and again; see smhf_replay. */
+typedef enum smhf_pass_sort {
+    SMHF_PASS_FORWARD = 1,  /* detail: pooling */
+    SMHF_PASS_TRAIN = 2,    /* detail: loss, first micro-batch, accumulation */
+    SMHF_PASS_EVALUATE = 3, /* detail: loss */
+    SMHF_PASS_UPDATE = 4,   /* AdamW and what follows from new values */
+} smhf_pass_sort;
+
+/* The kind of a run: what it is and which network's addresses it knows. */
+static inline uint64_t smhf_pass_kind(const smhf_pass *pass, smhf_pass_sort sort, int detail) {
+    return (uint64_t)pass->net->generation << 32 | (uint64_t)(uint32_t)detail << 4 | (uint64_t)sort;
+}
 
 /* pack -> plan->logits_f32 */
 void smhf_forward(const smhf_pass *pass);

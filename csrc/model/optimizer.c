@@ -94,18 +94,28 @@ smhf_status smhf_optimizer_init(smhf_trainer *trainer, smhf_error *err) {
     return SMHF_OK;
 }
 
+/* New parameters from the gradients, and weights from them. Ops only. */
+static void run_update(void *context) {
+    const smhf_trainer *trainer = context;
+    const smhf_adamw_options adamw = {trainer->options.beta1, trainer->options.beta2,
+                                      trainer->options.eps};
+    trainer->ws.dev->backend->adamw(trainer->ws.dev, trainer->step_on_device, trainer->segments,
+                                    trainer->segment_count, &adamw);
+    smhf_network_refresh(&trainer->model->net, trainer->ws.dev, &trainer->trained);
+}
+
 smhf_status smhf_optimizer_apply(smhf_trainer *trainer, smhf_step_report *report, smhf_error *err) {
     smhf_device *dev = trainer->ws.dev;
     const smhf_backend *be = dev->backend;
     const smhf_trainer_options *o = &trainer->options;
     const int64_t t = trainer->step + 1;
     const double rate = smhf_optimizer_rate(trainer, trainer->step);
-    const smhf_adamw_options adamw = {o->beta1, o->beta2, o->eps};
+    const smhf_pass pass = {.net = &trainer->model->net};
     smhf_step *step = &trainer->step_on_host;
 
     step->learning_rate = (float)rate;
-    step->bias_correction1 = (float)(1.0 - pow(adamw.beta1, (double)t));
-    step->bias_correction2_sqrt = (float)sqrt(1.0 - pow(adamw.beta2, (double)t));
+    step->bias_correction1 = (float)(1.0 - pow(o->beta1, (double)t));
+    step->bias_correction2_sqrt = (float)sqrt(1.0 - pow(o->beta2, (double)t));
     be->upload(dev, trainer->step_on_device, step, offsetof(smhf_step, grad_norm));
     be->grad_norm(dev, trainer->step_on_device, trainer->segments, trainer->segment_count,
                   (float)o->max_grad_norm);
@@ -119,8 +129,8 @@ smhf_status smhf_optimizer_apply(smhf_trainer *trainer, smhf_step_report *report
                          "as they were before this step",
                          (double)step->grad_norm, (long long)t, rate);
     }
-    be->adamw(dev, trainer->step_on_device, trainer->segments, trainer->segment_count, &adamw);
-    smhf_network_refresh(&trainer->model->net, dev, &trainer->trained);
+    smhf_replay_run(trainer->ws.replay, NULL, smhf_pass_kind(&pass, SMHF_PASS_UPDATE, 0),
+                    run_update, trainer);
     SMHF_TRY(be->sync(dev, err));
     trainer->step = t;
     *report = (smhf_step_report){t, rate, (double)step->grad_norm};

@@ -359,7 +359,32 @@ static void enqueue_loss(smhf_trainer *trainer, int want_gradient, int accumulat
                  : smhf_config_per_token(config)  ? SMHF_AXIS_TOKENS
                                                   : SMHF_AXIS_ROWS);
     }
-    be->download(ws->dev, &trainer->loss, plan->loss.data, sizeof trainer->loss);
+}
+
+typedef struct trainer_run {
+    smhf_trainer *trainer;
+    smhf_pass pass;
+    int first, accumulation; /* the first micro-batch of a step; how many there are */
+} trainer_run;
+
+/* The pack's ids and labels -> loss and gradients. Ops only. */
+static void run_pass(void *context) {
+    const trainer_run *run = context;
+    smhf_trainer *trainer = run->trainer;
+    if (run->first) {
+        trainer->ws.dev->backend->fill(trainer->ws.dev, trainer->grads, 0,
+                                       trainer->trained.size * sizeof(float));
+    }
+    smhf_forward(&run->pass);
+    enqueue_loss(trainer, 1, run->accumulation);
+    smhf_backward(&run->pass, &trainer->gradients);
+}
+
+/* The pack's ids and labels -> loss. Ops only. */
+static void run_loss(void *context) {
+    const trainer_run *run = context;
+    smhf_forward(&run->pass);
+    enqueue_loss(run->trainer, 0, 1);
 }
 
 static smhf_status run_training(smhf_trainer *trainer, const smhf_examples *examples, float *loss,
@@ -370,24 +395,28 @@ static smhf_status run_training(smhf_trainer *trainer, const smhf_examples *exam
                                  ? examples->accumulation
                                  : trainer->options.gradient_accumulation_steps;
     SMHF_TRY(take_examples(trainer, examples, err));
-    const smhf_pass pass = {
-        ws->dev,
-        &trainer->model->net,
-        &ws->plan,
-        ws->pack,
-        {trainer->options.seed, trainer->step_on_device, trainer->options.dropout},
-        SMHF_TENSOR_NONE,
-        examples->cancel,
+    trainer_run run = {
+        trainer,
+        {
+            ws->dev,
+            &trainer->model->net,
+            &ws->plan,
+            ws->pack,
+            {trainer->options.seed, trainer->step_on_device, trainer->options.dropout},
+            SMHF_TENSOR_NONE,
+            examples->cancel,
+        },
+        trainer->micro_batches == 0,
+        accumulation,
     };
-    if (trainer->micro_batches == 0) {
-        be->fill(ws->dev, trainer->grads, 0, trainer->trained.size * sizeof(float));
-    }
+    const int detail = accumulation << 3 | (int)trainer->loss_kind << 1 | run.first;
     trainer->step_on_host.dropout_step = trainer->dropout_step;
     be->upload(ws->dev, trainer->step_on_device, &trainer->step_on_host,
                offsetof(smhf_step, grad_norm));
-    smhf_forward(&pass);
-    enqueue_loss(trainer, 1, accumulation);
-    smhf_backward(&pass, &trainer->gradients);
+    smhf_pass_check(&run.pass);
+    smhf_replay_run(ws->replay, ws->pack, smhf_pass_kind(&run.pass, SMHF_PASS_TRAIN, detail),
+                    run_pass, &run);
+    be->download(ws->dev, &trainer->loss, ws->plan.loss.data, sizeof trainer->loss);
     const smhf_status status = be->sync(ws->dev, err);
     trainer->dropout_step++;
     if (status == SMHF_E_CANCELLED) { /* as if this step had not begun */
@@ -413,15 +442,23 @@ static smhf_status run_evaluation(smhf_trainer *trainer, const smhf_examples *ex
                                   smhf_error *err) {
     smhf_workspace *ws = &trainer->ws;
     SMHF_TRY(take_examples(trainer, examples, err));
-    const smhf_pass pass = {
-        .dev = ws->dev,
-        .net = &trainer->model->net,
-        .plan = &ws->plan,
-        .pack = ws->pack,
-        .cancel = examples->cancel,
+    trainer_run run = {
+        .trainer = trainer,
+        .pass =
+            {
+                .dev = ws->dev,
+                .net = &trainer->model->net,
+                .plan = &ws->plan,
+                .pack = ws->pack,
+                .cancel = examples->cancel,
+            },
+        .accumulation = 1,
     };
-    smhf_forward(&pass);
-    enqueue_loss(trainer, 0, 1);
+    smhf_pass_check(&run.pass);
+    smhf_replay_run(ws->replay, ws->pack,
+                    smhf_pass_kind(&run.pass, SMHF_PASS_EVALUATE, (int)trainer->loss_kind),
+                    run_loss, &run);
+    ws->dev->backend->download(ws->dev, &trainer->loss, ws->plan.loss.data, sizeof trainer->loss);
     SMHF_TRY(ws->dev->backend->sync(ws->dev, err));
     *loss = trainer->loss;
     return SMHF_OK;

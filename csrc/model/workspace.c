@@ -5,9 +5,9 @@
 
 #include <string.h>
 
-#define TOKEN_STEP 256
-#define ROW_STEP 8
-#define PICK_STEP 32
+#define TOKEN_STEP (2 * SMHF_BUCKET_TOKENS)
+#define ROW_STEP SMHF_BUCKET_ROWS
+#define PICK_STEP SMHF_BUCKET_PICKS
 
 smhf_status smhf_workspace_init(smhf_workspace *ws, const char *device,
                                 const smhf_plan_shape *shape, smhf_error *err) {
@@ -18,10 +18,12 @@ smhf_status smhf_workspace_init(smhf_workspace *ws, const char *device,
     if (ws->plan.layers == NULL) {
         return smhf_fail_nomem(err, "workspace", bytes);
     }
-    return smhf_device_open(device, &ws->dev, err);
+    SMHF_TRY(smhf_device_open(device, &ws->dev, err));
+    return smhf_replay_new(ws->dev, &ws->replay, err);
 }
 
 static void release(smhf_workspace *ws) {
+    smhf_replay_forget(ws->replay); /* it knows addresses */
     smhf_pack_free(ws->pack);
     smhf_free(ws->chunk_offsets);
     smhf_free(ws->words);
@@ -41,6 +43,7 @@ static void release(smhf_workspace *ws) {
 
 void smhf_workspace_deinit(smhf_workspace *ws) {
     release(ws);
+    smhf_replay_free(ws->replay);
     smhf_packing_deinit(&ws->packing);
     smhf_free(ws->plan.layers);
     smhf_device_close(ws->dev);
@@ -186,5 +189,5 @@ smhf_status smhf_workspace_fill(smhf_workspace *ws, const smhf_piece *piece, smh
         .picks = piece->pick_count > 0 ? ws->chunk_picks : NULL,
         .pick_count = (int32_t)piece->pick_count,
     };
-    return smhf_pack_fill(ws->pack, &input, err);
+    return smhf_pack_fill_bucket(ws->pack, &input, NULL, err);
 }

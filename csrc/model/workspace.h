@@ -17,6 +17,7 @@ typedef struct smhf_workspace {
     smhf_plan plan;
     smhf_plan_shape shape; /* tokens, rows: capacities now */
     smhf_packing packing;
+    smhf_replay *replay;         /* owned */
     int32_t *chunk_offsets;      /* [shape.rows + 1] cu_seqlens of a piece, from 0 */
     const smhf_mapped *mapped;   /* the caller sets it before fill; NULL: ids mean the word table */
     float *words;                /* host [shape.tokens, hidden]: rows read for a mapped model */

@@ -356,6 +356,35 @@ static void check_refusals(ops_context *ctx) {
     ctx_release(ctx);
 }
 
+/* A bucket is what was asked for, at least the counts, at most the capacity; batches of one bucket
+ * lie at the same addresses. A device that does not replay rounds nothing. */
+static void check_buckets(ops_context *ctx) {
+    const int32_t cu[] = {0, 30, 41}, other[] = {0, 3};
+    const smhf_bucket wide = {64, 5, 64, 0, 0}, narrow = {16, 1, 16, 0, 0};
+    const smhf_bucket endless = {70000, 70000, 70000, 70000, 70000};
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_pack_input input = {ctx->ids, NULL, cu, NULL, 2, 1, NULL, 0};
+    smhf_pack *pack = ctx->pack;
+    CHECK_OK(smhf_pack_fill_bucket(pack, &input, &wide, &err), &err);
+    CHECK(pack->bucket.tokens == 64 && pack->bucket.rows == 5 && pack->bucket.length == 64);
+    CHECK_INT(pack->bucket.words, pack->words);
+    CHECK(pack->cu_seqlens[2] == 41 && pack->cu_seqlens[5] == 41 && pack->counts[0] == 41);
+    const int32_t *ids = pack->ids, *starts = pack->word_starts;
+    input.cu_seqlens = other;
+    input.rows = 1;
+    CHECK_OK(smhf_pack_fill_bucket(pack, &input, &wide, &err), &err);
+    CHECK(pack->ids == ids && pack->word_starts == starts && pack->cu_seqlens[5] == 3);
+    input.cu_seqlens = cu;
+    input.rows = 2;
+    CHECK_OK(smhf_pack_fill_bucket(pack, &input, &narrow, &err), &err);
+    CHECK(pack->bucket.tokens == 41 && pack->bucket.rows == 2 && pack->bucket.length == 30);
+    CHECK_OK(smhf_pack_fill_bucket(pack, &input, &endless, &err), &err);
+    CHECK(pack->bucket.tokens == pack->token_capacity && pack->bucket.rows == pack->row_capacity);
+    CHECK(pack->bucket.length == pack->bucket.tokens && pack->bucket.words == pack->bucket.tokens);
+    CHECK_OK(smhf_pack_fill_bucket(pack, &input, NULL, &err), &err);
+    CHECK(pack->bucket.tokens == 41 && pack->bucket.rows == 2 && pack->bucket.length == 30);
+}
+
 /* Words are grouped by id, each group in order, also for ids of several digits of the sort. */
 static void check_pack(ops_context *ctx) {
     const int32_t cu[] = {0, 200, 600};
@@ -382,7 +411,9 @@ static void check_pack(ops_context *ctx) {
     CHECK_INT(pack->counts[SMHF_COUNT_MAX_LENGTH], 400);
     CHECK_INT(pack->positions[200], 0);
     CHECK_INT(pack->token_rows[599], 1);
-    CHECK_INT(pack->cu_seqlens[pack->row_capacity], 600);
+    CHECK_INT(pack->cu_seqlens[pack->bucket.rows], 600);
+    CHECK_INT(pack->bucket.tokens, 600);
+    check_buckets(ctx);
     ctx_release(ctx);
 }
 

@@ -22,6 +22,8 @@ typedef struct ops_context {
     uint32_t draws; /* position in the random stream */
     uint64_t hash;  /* of every result so far */
     const char *device;
+    const smhf_bucket *bucket; /* of every batch; NULL: the counts */
+    int spare;                 /* rows of device memory behind each array, for wider buckets */
 } ops_context;
 
 /* A matrix: dense doubles and floats on the host, rows `ld` apart on the device. */
@@ -155,7 +157,9 @@ static void ctx_batch(ops_context *ctx, const int *lengths, int training) {
     }
     smhf_pack_input input = {ctx->ids, ctx->types, ctx->cu,    ctx->sequence_ids,
                              rows,     training,   ctx->picks, picks};
-    CHECK_OK(smhf_pack_fill(ctx->pack, &input, &err), &err);
+    CHECK_OK(ctx->bucket != NULL ? smhf_pack_fill_bucket(ctx->pack, &input, ctx->bucket, &err)
+                                 : smhf_pack_fill(ctx->pack, &input, &err),
+             &err);
     ctx_sync(ctx);
     ctx->ref = (ref_pack){tokens,     rows, ctx->cu, ctx->ids, ctx->types, ctx->sequence_ids,
                           ctx->picks, picks};
@@ -175,7 +179,8 @@ static ops_array array_make(ops_context *ctx, int rows, int cols, int gap) {
     size_t bytes = (size_t)rows * (size_t)a.ld * sizeof(float);
     a.host = ctx_host(ctx, bytes);
     a.values = ctx_doubles(ctx, rows, cols);
-    a.t = smhf_tensor_of(ctx_device(ctx, bytes), rows, cols, SMHF_DTYPE_F32);
+    a.t = smhf_tensor_of(ctx_device(ctx, bytes + (size_t)ctx->spare * (size_t)a.ld * sizeof(float)),
+                         rows, cols, SMHF_DTYPE_F32);
     a.t.ld = a.ld;
     memset(a.host, 0xFF, bytes);
     return a;

@@ -15,6 +15,8 @@
 #include <mutex>
 #include <vector>
 
+extern "C" unsigned long cuda_host_graph_launches;
+
 /* Behind each block of device memory, where AddressSanitizer does not watch: bytes that must stay. */
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -309,7 +311,10 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsign
     return cudaSuccess;
 }
 
+unsigned long cuda_host_graph_launches; /* for tests that ask whether graphs are used */
+
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+    cuda_host_graph_launches++;
     for (const work_item &node : graph->nodes) {
         cuda_host_queue(stream, node);
     }

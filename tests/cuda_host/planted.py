@@ -38,6 +38,8 @@ ERRORS = [
     ("a barrier in a branch", "cuda_dropout.cu",
      "    parts[warp][lane] = sum;\n    __syncthreads();",
      "    parts[warp][lane] = sum;\n    if (warp > 0) {\n        __syncthreads();\n    }", "cuda_dropout.cu"),
+    ("rows behind the count in a weight's gradient", "cuda_linear.cu",
+     "        clear_tail(cuda, x, n, view);\n", "", "cuda_linear.cu"),
     ("a fragment from the wrong column", "cuda_attention_mma.cuh",
      "a[2] = load_pair(p + 8);", "a[2] = load_pair(p + 10);", "cuda_attention_mma.cu"),
     ("the mask of the other row", "cuda_attention_mma.cuh",

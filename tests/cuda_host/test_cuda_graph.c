@@ -18,7 +18,8 @@ int test_backend_ops_main(int argc, char **argv);
 
 /* Everything that one training step of one layer touches. */
 typedef struct layer_step {
-    smhf_tensor x, stats, qkv, context, lse, hidden, sum, norm_stats, pre, ffn, cls, logits, dlogits;
+    smhf_tensor x, stats, qkv, context, lse, hidden, sum, norm_stats, pre, ffn, cls, logits,
+        dlogits;
     smhf_tensor d, dpre, dqkv, dctx, dcls, targets, loss;
     smhf_embedding tables, grads;
     smhf_tensor gamma, beta, bias3, bias_f, bias_c, w_qkv, w_ffn, w_out, w_cls;
@@ -92,9 +93,12 @@ static void step_make(ops_context *ctx, layer_step *s, smhf_dtype act) {
     s->w_ffn = parameter(ctx, WIDE, H);
     s->w_out = parameter(ctx, H, WIDE);
     s->w_cls = parameter(ctx, 4, H);
-    s->tables = (smhf_embedding){parameter(ctx, VOCAB, H), parameter(ctx, POSITIONS, H),
-                                 parameter(ctx, 2, H),     s->gamma,
-                                 s->beta,                  0};
+    s->tables = (smhf_embedding){parameter(ctx, VOCAB, H),
+                                 parameter(ctx, POSITIONS, H),
+                                 parameter(ctx, 2, H),
+                                 s->gamma,
+                                 s->beta,
+                                 0};
     s->qkv_weight = prepared(ctx, s->w_qkv, act);
     s->ffn_weight = prepared(ctx, s->w_ffn, act);
     s->out_weight = prepared(ctx, s->w_out, act);
@@ -120,8 +124,8 @@ static void step_make(ops_context *ctx, layer_step *s, smhf_dtype act) {
     s->params = ctx_device(ctx, bytes);
     s->m = ctx_device(ctx, bytes);
     s->v = ctx_device(ctx, bytes);
-    s->segment = (smhf_segment){s->params, s->grad_block, s->m, s->v, (int64_t)s->grad_floats,
-                                0.01f,     1.0f};
+    s->segment =
+        (smhf_segment){s->params, s->grad_block, s->m, s->v, (int64_t)s->grad_floats, 0.01f, 1.0f};
 }
 
 static void step_free(ops_context *ctx, layer_step *s) {
@@ -148,11 +152,12 @@ static void step_run(ops_context *ctx, const layer_step *s) {
     be->fill(dev, s->grad_block, 0, s->grad_floats * sizeof(float));
     be->embedding_fwd(dev, s->x, s->stats, &s->tables, 1e-12f, pack, wipe);
     be->linear_fwd(dev, s->qkv, s->x, s->qkv_weight, s->bias3, pack, tokens);
-    be->attention_fwd(dev, s->context, s->lse, q, k, v, pack, tokens, STEP_HEADS, 0.35f, s->act, drop);
+    be->attention_fwd(dev, s->context, s->lse, q, k, v, pack, tokens, STEP_HEADS, 0.35f, s->act,
+                      drop);
     be->residual_layernorm_fwd(dev, s->hidden, s->sum, s->norm_stats, s->context, s->x, s->gamma,
                                s->beta, 1e-12f, pack, tokens, drop);
-    be->linear_act_fwd(dev, s->ffn, s->pre, s->hidden, s->ffn_weight, s->bias_f, SMHF_ACT_GELU, pack,
-                       tokens);
+    be->linear_act_fwd(dev, s->ffn, s->pre, s->hidden, s->ffn_weight, s->bias_f, SMHF_ACT_GELU,
+                       pack, tokens);
     be->linear_fwd(dev, s->d, s->ffn, s->out_weight, none, pack, tokens);
     be->gather_rows(dev, s->cls, s->d, pack, rows);
     be->linear_fwd(dev, s->logits, s->cls, s->cls_weight, s->bias_c, pack, rows);
@@ -179,12 +184,14 @@ static void step_run(ops_context *ctx, const layer_step *s) {
 
 /* All that a step writes before a step: not a number. Moments and parameters start anew. */
 static void step_poison(ops_context *ctx, const layer_step *s) {
-    const smhf_tensor dirty[] = {s->x,   s->stats, s->qkv,  s->context, s->lse,    s->hidden, s->sum,
-                                 s->pre, s->ffn,   s->cls,  s->logits,  s->dlogits, s->d,
-                                 s->dpre, s->dqkv, s->dctx, s->dcls,    s->norm_stats, s->loss};
+    const smhf_tensor dirty[] = {s->x,      s->stats,   s->qkv,        s->context, s->lse,
+                                 s->hidden, s->sum,     s->pre,        s->ffn,     s->cls,
+                                 s->logits, s->dlogits, s->d,          s->dpre,    s->dqkv,
+                                 s->dctx,   s->dcls,    s->norm_stats, s->loss};
     for (size_t i = 0; i < sizeof dirty / sizeof dirty[0]; i++) {
         ctx->be->fill(ctx->dev, dirty[i].data, 0xFF,
-                      (size_t)dirty[i].rows * (size_t)dirty[i].ld * smhf_dtype_size(dirty[i].dtype));
+                      (size_t)dirty[i].rows * (size_t)dirty[i].ld *
+                          smhf_dtype_size(dirty[i].dtype));
     }
     const size_t bytes = s->grad_floats * sizeof(float);
     ctx->be->fill(ctx->dev, s->params, 0, bytes);
@@ -231,6 +238,8 @@ static void check_graph(smhf_dtype act) {
     CHECK(ctx_open(&ctx, DEVICE, NULL, NULL));
     smhf_pack_free(ctx.pack);
     CHECK_OK(smhf_pack_new(ctx.dev, MOST_T, MOST_B, &ctx.pack, &err), &err);
+    static const smhf_bucket bucket = {MOST_T, MOST_B, MOST_T, MOST_T, 0};
+    ctx.bucket = &bucket;
     step_make(&ctx, &s, act);
     const int32_t labels[MOST_B] = {0, 3, 1, 2, 2, 0};
     ctx.be->upload(ctx.dev, s.targets.data, labels, sizeof labels);
@@ -323,7 +332,8 @@ static void test_refusals_are_sentences(void) {
     CHECK(ctx_open(&ctx, DEVICE, NULL, NULL));
     const int lengths[] = {3, 0};
     ctx_batch(&ctx, lengths, 0);
-    ops_array x = array_in(&ctx, 3, 8, 1), y = array_out(&ctx, 3, 8), wide = array_in(&ctx, 3, 1500, 1);
+    ops_array x = array_in(&ctx, 3, 8, 1), y = array_out(&ctx, 3, 8),
+              wide = array_in(&ctx, 3, 1500, 1);
     smhf_tensor half = x.t, none = SMHF_TENSOR_NONE;
     half.dtype = SMHF_DTYPE_BF16;
     ctx.be->dropout(ctx.dev, y.t, half, ctx.pack, SMHF_AXIS_TOKENS, SMHF_DROPOUT_NONE);
@@ -332,8 +342,8 @@ static void test_refusals_are_sentences(void) {
     CHECK(strstr(err.message, "dropout") != NULL);
     array_fetch(&ctx, &y);
     CHECK(isnan(y.host[0])); /* after a failure ops do nothing */
-    ctx.be->residual_layernorm_fwd(ctx.dev, wide.t, none, none, wide.t, none, wide.t, wide.t, 1e-12f,
-                                   ctx.pack, SMHF_AXIS_TOKENS, SMHF_DROPOUT_NONE);
+    ctx.be->residual_layernorm_fwd(ctx.dev, wide.t, none, none, wide.t, none, wide.t, wide.t,
+                                   1e-12f, ctx.pack, SMHF_AXIS_TOKENS, SMHF_DROPOUT_NONE);
     CHECK_INT(ctx.be->sync(ctx.dev, &err), SMHF_E_UNSUPPORTED);
     CHECK(strstr(err.message, "1500") != NULL);
     smhf_weight *weight = NULL;

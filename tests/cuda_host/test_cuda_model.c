@@ -166,6 +166,36 @@ static void test_bf16_follows_fp32(void) {
     course_free(&half);
 }
 
+#ifndef SMHF_REAL_DEVICE
+extern unsigned long cuda_host_graph_launches;
+
+/* Recorded passes are those that are issued op by op, bit for bit; and they are used. */
+static void compare_replays(const char *precision, const char *config) {
+    course issued, replayed;
+    setenv("SMHF_REPLAY", "0", 1);
+    const unsigned long before = cuda_host_graph_launches;
+    run_course(DEVICE, precision, config, &issued);
+    CHECK_INT(cuda_host_graph_launches, before);
+    unsetenv("SMHF_REPLAY");
+    run_course(DEVICE, precision, config, &replayed);
+    /* batches of two buckets, each issued first: all other passes, and all updates but the first */
+    CHECK_INT(cuda_host_graph_launches - before, TRAIN_STEPS - 2 + TRAIN_STEPS - 1);
+    CHECK(memcmp(issued.losses, replayed.losses, sizeof issued.losses) == 0);
+    CHECK(memcmp(issued.norms, replayed.norms, sizeof issued.norms) == 0);
+    CHECK(memcmp(issued.logits, replayed.logits, sizeof issued.logits) == 0);
+    CHECK(memcmp(issued.gradients, replayed.gradients, issued.floats * sizeof(float)) == 0);
+    CHECK(memcmp(issued.parameters, replayed.parameters, issued.floats * sizeof(float)) == 0);
+    course_free(&issued);
+    course_free(&replayed);
+}
+
+static void test_replays_are_the_same_bits(void) {
+    compare_replays("fp32", TOY);
+    compare_replays("bf16", WIDE_TOY);
+    compare_replays("fp32", BERT_TOY);
+}
+#endif
+
 static void test_distilbert_beside_cpu(void) {
     compare_courses(TOY);
 }
@@ -226,6 +256,7 @@ int main(void) {
     RUN(test_bert_beside_cpu);
     RUN(test_bf16_follows_fp32);
 #ifndef SMHF_REAL_DEVICE
+    RUN(test_replays_are_the_same_bits);
     RUN(test_too_large_a_batch);
 #endif
     setenv("SMHF_DEVICE", DEVICE, 1); /* the tests of the model room open "auto" */

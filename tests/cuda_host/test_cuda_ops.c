@@ -13,6 +13,23 @@ static void test_ops(void) {
     compare_all(DEVICE, NULL, NULL);
 }
 
+/* A bucket wider than any batch: what stands behind the counts is not a number, and no result may
+ * know it. */
+static void test_ops_in_a_wide_bucket(void) {
+    static const smhf_bucket wide = {600, 12, 300, 600, 300};
+    ops_context ctx;
+    if (!ctx_open(&ctx, DEVICE, NULL, NULL)) {
+        smhf_test_broken++;
+        return;
+    }
+    ctx.bucket = &wide;
+    ctx.spare = wide.tokens;
+    for (int shape = 0; shape < SHAPES; shape += 2) {
+        run_cases(&ctx, shape);
+    }
+    ctx_close(&ctx);
+}
+
 /* Without cuBLASLt: the own product. */
 static void test_ops_plain_products(void) {
     setenv("SMHF_CUDA_GEMM", "plain", 1);
@@ -62,6 +79,7 @@ int main(int argc, char **argv) {
         return smhf_test_finish();
     }
     RUN(test_ops);
+    RUN(test_ops_in_a_wide_bucket);
     RUN(test_ops_plain_products);
     RUN(test_masks);
     RUN(test_nan);
