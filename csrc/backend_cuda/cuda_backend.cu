@@ -1,4 +1,5 @@
 /* cuda_backend.cu: the table, and what is neither memory nor arithmetic: life, counts, graphs. */
+#include "backend_cuda/cuda_product.cuh"
 #include "backend_cuda/cuda_table.cuh"
 
 #include <stdio.h>
@@ -137,6 +138,7 @@ static void cuda_close(smhf_device *dev) {
 static smhf_status start(cuda_device *cuda, smhf_error *err) {
     SMHF_TRY(cuda_status(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking),
                          "a stream", err));
+    cuda_product_open(cuda);
     return cuda_gemm_open(cuda, err);
 }
 

@@ -49,6 +49,7 @@ typedef struct cuda_device {
     size_t scratch_bytes;
     cuda_retired *retired;
     cuda_gemm_state *gemm;
+    int product_way; /* cuda_product.cu: the one that was asked for, or 0 */
     cuda_segment_table segments[CUDA_SEGMENT_TABLES];
     uint64_t segment_clock;
 } cuda_device;
@@ -121,6 +122,13 @@ static inline int cuda_all_of(cuda_device *cuda, const char *op, smhf_dtype dtyp
     T *name = reinterpret_cast<T *>(cuda_shared_bytes)
 #else
 #define CUDA_SHARED(T, name) T *name = reinterpret_cast<T *>(CUDA_SHARED_HOST)
+#endif
+
+/* Before a loop whose arrays must stay in registers. */
+#if defined(__CUDACC__)
+#define CUDA_UNROLL _Pragma("unroll")
+#else
+#define CUDA_UNROLL
 #endif
 
 /* A grid of nothing is not launched. `kernel` in parentheses when it has template arguments. */

@@ -4,6 +4,7 @@
  * F32 always. Gradients of weights accumulate inside the product (beta = 1), in F32. */
 #include "backend_cuda/cuda_gelu.cuh"
 #include "backend_cuda/cuda_kernels.cuh"
+#include "backend_cuda/cuda_product.cuh"
 #include "backend_cuda/cuda_table.cuh"
 
 #define BIAS_COLS 32
@@ -99,8 +100,8 @@ static int fits(cuda_device *cuda, const char *op, smhf_tensor x, const smhf_wei
 }
 
 /* y [n, N] = x W^T, or x W when `input` is set; D in y's dtype. */
-static void product(cuda_device *cuda, smhf_tensor y, smhf_tensor x, const smhf_weight *w,
-                    int input, float beta, const void *bias, int32_t n) {
+static cuda_gemm product_of(smhf_tensor y, smhf_tensor x, const smhf_weight *w, int input,
+                            int32_t n) {
     cuda_gemm g;
     g.M = n;
     g.N = input ? w->source.cols : w->source.rows;
@@ -115,8 +116,15 @@ static void product(cuda_device *cuda, smhf_tensor y, smhf_tensor x, const smhf_
     g.ldd = y.ld;
     g.in = w->compute;
     g.out = y.dtype;
+    g.beta = 0.0f;
+    g.bias = NULL;
+    return g;
+}
+
+static void product(cuda_device *cuda, smhf_tensor y, smhf_tensor x, const smhf_weight *w,
+                    float beta, int32_t n) {
+    cuda_gemm g = product_of(y, x, w, 1, n);
     g.beta = beta;
-    g.bias = bias;
     cuda_gemm_run(cuda, &g);
 }
 
@@ -178,6 +186,27 @@ size_t cuda_linear_scratch(const smhf_limits *limits) {
            cuda_align((n / BIAS_ROWS + 1) * width * 4);
 }
 
+/* y = act(x W^T + bias); checked, on the queue. */
+static void forward(cuda_device *cuda, smhf_tensor y, smhf_tensor pre, smhf_tensor x,
+                    const smhf_weight *w, smhf_tensor bias, smhf_act act, const smhf_pack *pack,
+                    smhf_axis axis) {
+    const int32_t n = cuda_rows_count(pack, axis);
+    scratch_span span = {(char *)cuda_scratch(
+        cuda, operand_bytes(x, w->compute, n) + cuda_align((size_t)y.cols * sizeof(bf16)))};
+    if (n == 0 || span.at == NULL) {
+        return;
+    }
+    cuda_product p;
+    p.bias_copy = scratch_take(&span, (size_t)y.cols * sizeof(bf16));
+    p.gemm = product_of(y, operand(cuda, &span, x, w->compute, n), w, 0, n);
+    p.y = y;
+    p.pre = pre;
+    p.bias = bias;
+    p.act = act;
+    p.pack = cuda_pack_of(pack, axis);
+    cuda_product_run(cuda, &p);
+}
+
 void cuda_linear_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor x, const smhf_weight *w,
                      smhf_tensor bias, const smhf_pack *pack, smhf_axis axis) {
     cuda_device *cuda = cuda_begin(dev);
@@ -185,20 +214,7 @@ void cuda_linear_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor x, const smhf_
         !CUDA_ALL(cuda, "linear_fwd", SMHF_DTYPE_F32, bias) || !fits(cuda, "linear_fwd", x, w)) {
         return;
     }
-    const int32_t n = cuda_rows_count(pack, axis);
-    const int round_bias = bias.data != NULL && y.dtype == SMHF_DTYPE_BF16;
-    scratch_span span = {(char *)cuda_scratch(
-        cuda, operand_bytes(x, w->compute, n) + cuda_align((size_t)y.cols * sizeof(bf16)))};
-    if (n == 0 || span.at == NULL) {
-        return;
-    }
-    const void *b = bias.data;
-    if (round_bias) { /* the epilogue takes a bias in the result's own dtype */
-        void *copy = scratch_take(&span, (size_t)y.cols * sizeof(bf16));
-        cuda_convert_dense(cuda, copy, SMHF_DTYPE_BF16, bias, 1);
-        b = copy;
-    }
-    product(cuda, y, operand(cuda, &span, x, w->compute, n), w, 0, 0.0f, b, n);
+    forward(cuda, y, SMHF_TENSOR_NONE, x, w, bias, SMHF_ACT_NONE, pack, axis);
 }
 
 void cuda_linear_act_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor pre, smhf_tensor x,
@@ -210,14 +226,7 @@ void cuda_linear_act_fwd(smhf_device *dev, smhf_tensor y, smhf_tensor pre, smhf_
         !fits(cuda, "linear_act_fwd", x, w)) {
         return;
     }
-    const int32_t n = cuda_rows_count(pack, axis);
-    scratch_span span = {(char *)cuda_scratch(cuda, operand_bytes(x, w->compute, n) + 256)};
-    if (n == 0 || span.at == NULL) {
-        return;
-    }
-    const smhf_tensor raw = pre.data != NULL ? pre : y;
-    product(cuda, raw, operand(cuda, &span, x, w->compute, n), w, 0, 0.0f, NULL, n);
-    cuda_bias_act(cuda, y, pre, raw, (const float *)bias.data, act, n, cuda_pack_of(pack, axis));
+    forward(cuda, y, pre, x, w, bias, act, pack, axis);
 }
 
 void cuda_linear_bwd_input(smhf_device *dev, smhf_tensor dx, smhf_tensor dy, const smhf_weight *w,
@@ -232,8 +241,7 @@ void cuda_linear_bwd_input(smhf_device *dev, smhf_tensor dx, smhf_tensor dy, con
     if (n == 0 || span.at == NULL) {
         return;
     }
-    product(cuda, dx, operand(cuda, &span, dy, w->compute, n), w, 1, accumulate ? 1.0f : 0.0f, NULL,
-            n);
+    product(cuda, dx, operand(cuda, &span, dy, w->compute, n), w, accumulate ? 1.0f : 0.0f, n);
 }
 
 /* The product goes to scratch: dpre may be `saved`, which is read after it. */
@@ -253,7 +261,7 @@ void cuda_linear_act_bwd_input(smhf_device *dev, smhf_tensor dpre, smhf_tensor d
         return;
     }
     const smhf_tensor raw = smhf_tensor_of(scratch_take(&span, raw_bytes), n, K, dpre.dtype);
-    product(cuda, raw, operand(cuda, &span, dy, w->compute, n), w, 1, 0.0f, NULL, n);
+    product(cuda, raw, operand(cuda, &span, dy, w->compute, n), w, 0.0f, n);
     cuda_act_slope(cuda, dpre, raw, saved, act, n, cuda_pack_of(pack, axis));
 }
 

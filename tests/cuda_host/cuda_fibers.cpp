@@ -11,6 +11,8 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <deque>
 #include <sys/mman.h>
 #include <vector>
 
@@ -33,7 +35,15 @@ namespace {
 
 enum state { READY, AT_BARRIER, AT_WARP, DONE };
 
+struct late_copy {
+    void *dst;
+    const void *src;
+    int bytes;
+};
+
 struct fiber {
+    std::deque<std::vector<late_copy>> groups; /* committed, oldest first */
+    std::vector<late_copy> open_group;
     cuda_host_where where;
     state at;
     char *stack;
@@ -143,6 +153,8 @@ void start(fiber *f) {
     }
     f->at = READY;
     f->fake = NULL;
+    f->groups.clear();
+    f->open_group.clear();
 #if defined(__x86_64__)
     /* six registers of no value, then where to go; the stack as a call leaves it */
     void **top = (void **)(f->stack + STACK_SIZE - 56);
@@ -262,6 +274,27 @@ const unsigned char *cuda_host_exchange(unsigned mask, const void *mine, size_t 
     memcpy(w->slots[turn][current % WARP], mine, bytes);
     cuda_host_warp_barrier(mask);
     return &w->slots[turn][0][0];
+}
+
+void cuda_host_copy_async(void *dst, const void *src, int bytes) {
+    fibers[current].open_group.push_back({dst, src, bytes});
+}
+
+void cuda_host_copy_commit(void) {
+    fiber *f = &fibers[current];
+    f->groups.push_back(std::move(f->open_group));
+    f->open_group.clear();
+}
+
+void cuda_host_copy_wait(int open) {
+    fiber *f = &fibers[current];
+    while ((int)f->groups.size() > open) {
+        for (const late_copy &c : f->groups.front()) {
+            memcpy(c.dst, c.src, (size_t)c.bytes);
+            memset((char *)c.dst + c.bytes, 0, (size_t)(16 - c.bytes));
+        }
+        f->groups.pop_front();
+    }
 }
 
 void cuda_host_run(const std::function<void()> &thread, dim3 grid, dim3 block, size_t shared) {

@@ -144,6 +144,12 @@ void cuda_host_warp_barrier(unsigned mask);
 const unsigned char *cuda_host_exchange(unsigned mask, const void *mine, size_t bytes);
 #define CUDA_HOST_SLOT 64
 
+/* Copies into shared memory that arrive as late as they may: when the thread waits for them.
+ * `bytes` of 16 are copied, the others become 0. wait: until at most `open` groups are under way. */
+void cuda_host_copy_async(void *dst, const void *src, int bytes);
+void cuda_host_copy_commit(void);
+void cuda_host_copy_wait(int open);
+
 static inline void __syncthreads(void) {
     cuda_host_barrier();
 }
