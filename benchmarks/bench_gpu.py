@@ -243,6 +243,44 @@ def cold_start(folder: str) -> float:
     return min(times)
 
 
+# Our own ways, one process each; the default measures products once for each shape.
+WAYS = (
+    ("graphs off", {"SMHF_REPLAY": "0"}),
+    ("cuBLASLt and passes", {"SMHF_CUDA_GEMM": "lt"}),
+    ("own products", {"SMHF_CUDA_GEMM": "own"}),
+    ("own products for Hopper", {"SMHF_CUDA_GEMM": "own", "SMHF_CUDA_SM90A": "1"}),
+    ("the faster, Hopper's too", {"SMHF_CUDA_SM90A": "1"}),
+)
+WAY = """
+import sys
+sys.path.insert(0, sys.argv[2])
+import bench_gpu as b
+model = b.Model.from_pretrained(sys.argv[1], device="cuda", precision="bf16")
+many, one = b.batch(b.lengths_of(32, 128, False)), b.batch(b.lengths_of(1, 32, False))
+print(b.median_ms(b.ours_forward(model, many), 1.0), b.median_ms(b.ours_forward(model, one), 1.0),
+      b.median_ms(b.ours_train(sys.argv[1], many), 1.0))
+"""
+
+
+def compare_ways(folder: str | None, reason: str) -> list[str]:
+    """Lines of a table: inference and training F128 of 32 rows, and one row of 32, by way."""
+    lines = ["", "| our way, ms | F128 32 rows | 1 row of 32 | training step F128 32 rows |", "|---|---|---|---|"]
+    for name, settings in WAYS:
+        cells = [f"not measured: {reason}", "not measured", "not measured"]
+        if folder is not None:
+            command = [sys.executable, "-c", WAY, folder, os.path.dirname(os.path.abspath(__file__))]
+            env = {**os.environ, **settings}
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+            said = done.stderr.strip().splitlines()
+            cells = (
+                [f"{float(ms):.4g}" for ms in done.stdout.split()]
+                if done.returncode == 0
+                else [f"failed: {said[-1] if said else done.returncode}", "", ""]
+            )
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def measure(
     rows: list[tuple[Row, np.ndarray, bool, str | None]], memory: Row, folder: str, seconds: float
 ) -> float | None:
@@ -289,6 +327,9 @@ def main() -> int:
             Model.from_config(CONFIG, seed=1).save_pretrained(folder)
             peak = measure(rows, memory, folder, args.seconds)
             start.ours = cold_start(folder)
+            ways = compare_ways(folder, "")
+    else:
+        ways = compare_ways(None, reason)
     table = [row for row, *_ in rows] + [memory, start]
     name = str(cuda.get("name") or "no device") if cuda["available"] else "no device"
     lines = [
@@ -297,7 +338,7 @@ def main() -> int:
     ]
     lines += ["| goal | what | ours | share of peak | " + " | ".join(PEERS) + " | must |", "|" + "---|" * 7]
     lines += ["| " + " | ".join(row.cells(peak, reason)) + " |" for row in table]
-    text = "\n".join(lines) + "\n"
+    text = "\n".join(lines + ways) + "\n"
     print(text)
     if args.markdown:
         with open(args.markdown, "w") as file:

@@ -289,7 +289,8 @@ def build_program(source: Path, sanitize: str, extra: list[str] | None = None) -
 
 # --- the CUDA plugin, for real and on the host ----------------------------------------------------
 
-# sm_80 code runs on 8.6 and 8.9 too; later devices take the PTX. wgmma would need files of its own.
+# sm_80 code runs on 8.6 and 8.9 too; later devices take the PTX. Files *_sm90a.cu hold what only Hopper
+# has (wgmma, bulk tensor copies): they are assembled for sm_90a alone, whatever else is asked for.
 CUDA_ARCHS = "80 90 100 90+ptx"
 CUBLAS_SONAME = "libcublasLt.so.13"
 CUDA_PLUGIN = "libsmhf_cuda.so"
@@ -399,12 +400,17 @@ def _build_cuda(lib_folder: Path) -> Path:
     homes = _cuda_home(nvcc)
     headers = _find_below(homes, "include/cublasLt.h")
     libraries = _find_below(homes, "lib64/libcudart_static.a", "lib/libcudart_static.a")
-    flags = ["-std=c++20", "-O3", f"-I{CSRC}", f"-I{headers}", *_cuda_archs()]
+    flags = ["-std=c++20", "-O3", f"-I{CSRC}", f"-I{headers}"]
     flags += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-fno-exceptions,-Wall,-Wextra,-Wno-unused-function"]
     if switch("SMHF_WERROR", "0") == "1":
         flags += ["-Werror", "all-warnings"]
     folder = BUILD / "obj-cuda"
-    objects = compile_all(sorted((CSRC / "backend_cuda").glob("*.cu")), flags, folder, [str(nvcc)])
+    sources = sorted((CSRC / "backend_cuda").glob("*.cu"))
+    hopper = [s for s in sources if s.stem.endswith("_sm90a")]
+    others = [s for s in sources if s not in hopper]
+    objects = compile_all(others, [*flags, *_cuda_archs()], folder, [str(nvcc)])
+    only_90a = ["-gencode", "arch=compute_90a,code=sm_90a"]
+    objects += compile_all(hopper, [*flags, *only_90a], folder, [str(nvcc)])
     objects += compile_all([CSRC / "common" / name for name in CUDA_COMMON], cflags(), folder)
     found = _find_below(homes, f"lib64/{CUBLAS_SONAME}", f"lib/{CUBLAS_SONAME}")
     run_path = ["$ORIGIN/../../nvidia/cu13/lib", *([str(found)] if found else [])]

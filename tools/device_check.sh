@@ -77,6 +77,14 @@ else
     done
 fi
 
+# 3b. the kernels for Hopper alone under the sanitizer: they were written without one
+if [ $dry = 0 ]; then
+    check "kernels for sm_90a agree (SMHF_CUDA_SM90A=1)" 90 env SMHF_CUDA_SM90A=1 SMHF_CUDA_GEMM=own \
+        build/obj/device/bin/test_cuda_model
+else
+    row "kernels for sm_90a agree" "not measured: dry run, no GPU"
+fi
+
 # 4. compute-sanitizer over the op tests
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
 for tool in memcheck racecheck; do

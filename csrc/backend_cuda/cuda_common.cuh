@@ -49,6 +49,7 @@ typedef struct cuda_device {
     size_t scratch_bytes;
     cuda_retired *retired;
     cuda_gemm_state *gemm;
+    int sm90a;       /* kernels for Hopper alone may be tried */
     int product_way; /* cuda_product.cu: the one that was asked for, or 0 */
     cuda_segment_table segments[CUDA_SEGMENT_TABLES];
     uint64_t segment_clock;

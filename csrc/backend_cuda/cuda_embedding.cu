@@ -257,11 +257,13 @@ static void tables_bwd(cuda_device *cuda, const smhf_embedding *grads, smhf_tens
     const int words = pack->bucket.words;
     int longest = pack->bucket.length;
     longest = longest < grads->position.rows ? longest : grads->position.rows;
+    const int positions = grads->position.data != NULL ? longest : 0; /* frozen: absent */
     CUDA_DTYPE(d.dtype, T, {
-        CUDA_LAUNCH(cuda, "embedding_bwd, words", embedding_word_kernel<T>, words,
+        CUDA_LAUNCH(cuda, "embedding_bwd, words", embedding_word_kernel<T>,
+                    grads->word.data != NULL ? words : 0,
                     GROUP_WARPS *CUDA_WARP, 0, cuda_rows_of<float>(grads->word),
                     cuda_rows_of<const T>(d), grads->word.rows, padding_id, H, view);
-        CUDA_LAUNCH(cuda, "embedding_bwd, positions", embedding_position_kernel<T>, longest,
+        CUDA_LAUNCH(cuda, "embedding_bwd, positions", embedding_position_kernel<T>, positions,
                     GROUP_WARPS *CUDA_WARP, 0, cuda_rows_of<float>(grads->position),
                     cuda_rows_of<const T>(d), H, view);
     });

@@ -7,7 +7,7 @@
  * backward pass and the activation are made from the sums in registers. Rows behind the pack's count
  * are not computed. */
 #include "backend_cuda/cuda_attention.cuh"
-#include "backend_cuda/cuda_gemm_mma.cuh"
+#include "backend_cuda/cuda_gemm_store.cuh"
 #include "backend_cuda/cuda_mma.cuh"
 
 #define TILE_M 128
@@ -59,65 +59,6 @@ static __device__ __forceinline__ void multiply_stage(float d[4][4][4], const bf
     }
 }
 
-/* Lane t of each four has one pair of four groups of eight columns, and gets all of group t. */
-static __device__ __forceinline__ void turn_pairs(uint32_t p[4], int t) {
-    const bool odd = t % 2 != 0, high = t / 2 != 0;
-    for (int i = 0; i < 4; i += 2) {
-        const uint32_t got = __shfl_xor_sync(CUDA_ALL_LANES, odd ? p[i] : p[i + 1], 1);
-        p[i] = odd ? got : p[i];
-        p[i + 1] = odd ? p[i + 1] : got;
-    }
-    for (int i = 0; i < 2; i++) {
-        const uint32_t got = __shfl_xor_sync(CUDA_ALL_LANES, high ? p[i] : p[i + 2], 2);
-        p[i] = high ? got : p[i];
-        p[i + 2] = high ? p[i + 2] : got;
-    }
-}
-
-struct alignas(16) sixteen_bytes {
-    uint32_t word[4];
-};
-
-/* Four pairs of columns c0 + 8 j + 2 t of one row. All lanes of the warp come here. */
-static __device__ __forceinline__ void store_row(bf16 *row, const float v[4][2], int c0, int N,
-                                                 bool wide, bool inside) {
-    const int t = threadIdx.x % 4;
-    if (wide) {
-        uint32_t p[4];
-        for (int j = 0; j < 4; j++) {
-            p[j] = pack_pair(v[j][0], v[j][1]);
-        }
-        turn_pairs(p, t);
-        if (inside && c0 + 8 * t < N) {
-            const sixteen_bytes all = {{p[0], p[1], p[2], p[3]}};
-            *reinterpret_cast<sixteen_bytes *>(row + c0 + 8 * t) = all;
-        }
-        return;
-    }
-    for (int j = 0; j < 4; j++) {
-        for (int i = 0; i < 2; i++) {
-            const int c = c0 + 8 * j + 2 * t + i;
-            if (inside && c < N) {
-                row[c] = __float2bfloat16_rn(v[j][i]);
-            }
-        }
-    }
-}
-
-static __device__ __forceinline__ void store_row(float *row, const float v[4][2], int c0, int N,
-                                                 bool wide, bool inside) {
-    const int t = threadIdx.x % 4;
-    (void)wide;
-    for (int j = 0; j < 4; j++) {
-        for (int i = 0; i < 2; i++) {
-            const int c = c0 + 8 * j + 2 * t + i;
-            if (inside && c < N) {
-                row[c] = v[j][i];
-            }
-        }
-    }
-}
-
 template <typename D, int ACT>
 __global__ void __launch_bounds__(THREADS, 2) gemm_mma_kernel(D *out, D *pre, mma_view g) {
     CUDA_SHARED(bf16, tiles); /* STAGES of [TILE_M + TILE_N][PITCH] */
@@ -152,14 +93,9 @@ __global__ void __launch_bounds__(THREADS, 2) gemm_mma_kernel(D *out, D *pre, mm
         const bf16 *stage = tiles + s % STAGES * stage_size;
         multiply_stage(d, stage + wm * PITCH, stage + (TILE_M + wn) * PITCH);
     }
-    const int c0 = col0 + wn, t = lane % 4;
+    const int c0 = col0 + wn;
     float bias[4][2];
-    for (int j = 0; j < 4; j++) {
-        for (int i = 0; i < 2; i++) {
-            const int c = c0 + 8 * j + 2 * t + i;
-            bias[j][i] = g.bias != NULL && c < g.N ? g.bias[c] : 0.0f;
-        }
-    }
+    load_bias(bias, g.bias, c0, g.N);
     CUDA_UNROLL
     for (int i = 0; i < 8; i++) {
         const int r = row0 + wm + 16 * (i / 2) + 8 * (i % 2) + lane / 4;
@@ -168,22 +104,12 @@ __global__ void __launch_bounds__(THREADS, 2) gemm_mma_kernel(D *out, D *pre, mm
             v[j][0] = d[i / 2][j][2 * (i % 2)] + bias[j][0];
             v[j][1] = d[i / 2][j][2 * (i % 2) + 1] + bias[j][1];
         }
-        if (pre != NULL) {
-            store_row(pre + r * g.ld_pre, v, c0, g.N, g.wide, r < rows);
-        }
-        for (int j = 0; j < 4; j++) {
-            v[j][0] = act_value(v[j][0], ACT);
-            v[j][1] = act_value(v[j][1], ACT);
-        }
-        store_row(out + r * g.ld_out, v, c0, g.N, g.wide, r < rows);
+        finish_row<ACT>(out + r * g.ld_out, pre != NULL ? pre + r * g.ld_pre : pre, v, c0, g.N,
+                        g.wide, r < rows);
     }
 }
 
 /* ---- launches ----------------------------------------------------------------------------------- */
-
-static int whole_words(const void *p, int64_t ld) {
-    return (uintptr_t)p % 16 == 0 && ld % 8 == 0;
-}
 
 int cuda_gemm_mma_fits(const cuda_gemm *g, int act) {
     return (act == SMHF_ACT_NONE || act == SMHF_ACT_GELU) && g->in == SMHF_DTYPE_BF16 && !g->ta && g->tb && g->beta == 0.0f && g->K > 0 &&
@@ -202,8 +128,7 @@ void cuda_gemm_mma(cuda_device *cuda, const cuda_gemm *g, const cuda_epilogue *e
     view.N = g->N;
     view.K = g->K;
     view.bias = e->bias;
-    view.wide = g->out == SMHF_DTYPE_BF16 && g->N % 8 == 0 && whole_words(g->d, g->ldd) &&
-                (e->pre == NULL || whole_words(e->pre, e->ld_pre));
+    view.wide = cuda_gemm_wide(g, e);
     view.pack = e->pack;
     const dim3 grid((unsigned)cuda_blocks(g->N, TILE_N), (unsigned)cuda_blocks(g->M, TILE_M));
     const size_t shared = (size_t)STAGES * (TILE_M + TILE_N) * PITCH * sizeof(bf16);

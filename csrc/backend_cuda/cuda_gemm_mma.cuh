@@ -17,4 +17,8 @@ typedef struct cuda_epilogue {
 int cuda_gemm_mma_fits(const cuda_gemm *g, int act);
 void cuda_gemm_mma(cuda_device *cuda, const cuda_gemm *g, const cuda_epilogue *e);
 
+/* cuda_gemm_sm90a.cu: the same on a device of 9.0 where SMHF_CUDA_SM90A=1. */
+int cuda_gemm_sm90a_fits(const cuda_device *cuda, const cuda_gemm *g, int act);
+void cuda_gemm_sm90a(cuda_device *cuda, const cuda_gemm *g, const cuda_epilogue *e);
+
 #endif

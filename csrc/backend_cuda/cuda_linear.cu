@@ -130,17 +130,29 @@ static void product(cuda_device *cuda, smhf_tensor y, smhf_tensor x, const smhf_
 
 /* ---- column sums of dy, first stage --------------------------------------------------------------- */
 
+/* On the way, rows of dy and x from the actual count to the bucket's become zero: a product over the
+ * bucket must add nothing for them. */
 template <typename T>
 __global__ void __launch_bounds__(BIAS_COLS *BIAS_PARTS)
-    bias_partials_kernel(float *partials, cuda_rows<const T> dy, int cols, cuda_pack pack) {
+    bias_partials_kernel(float *partials, cuda_rows<T> dy, int cols, cuda_rows<T> x, int x_cols,
+                         int bucket, cuda_pack pack) {
     __shared__ float parts[BIAS_PARTS][BIAS_COLS];
     const int lane = threadIdx.x % BIAS_COLS, part = threadIdx.x / BIAS_COLS;
     const int c = blockIdx.x * BIAS_COLS + lane, rows = pack_rows(pack);
     const int first = blockIdx.y * BIAS_ROWS;
-    if (first >= rows) {
+    const int end = first + BIAS_ROWS < bucket ? first + BIAS_ROWS : bucket;
+    for (int r = (first > rows ? first : rows) + part; r < end; r += BIAS_PARTS) {
+        if (c < cols) {
+            dy.data[r * dy.ld + c] = from_float<T>(0.0f);
+        }
+        if (c < x_cols) {
+            x.data[r * x.ld + c] = from_float<T>(0.0f);
+        }
+    }
+    if (partials == NULL || first >= rows || (int)blockIdx.x * BIAS_COLS >= cols) {
         return;
     }
-    const int last = first + BIAS_ROWS < rows ? first + BIAS_ROWS : rows;
+    const int last = end < rows ? end : rows;
     float sum = 0.0f;
     for (int r = first + part; r < last && c < cols; r += BIAS_PARTS) {
         sum += to_float(dy.data[r * dy.ld + c]);
@@ -153,24 +165,6 @@ __global__ void __launch_bounds__(BIAS_COLS *BIAS_PARTS)
         }
         partials[(int64_t)blockIdx.y * cols + c] = sum;
     }
-}
-
-/* Rows from the actual count to the bucket's become zero, so that a product over the bucket adds
- * nothing for them. */
-template <typename T>
-__global__ void __launch_bounds__(BIAS_COLS *BIAS_PARTS)
-    clear_tail_kernel(cuda_rows<T> x, int capacity, int cols, cuda_pack pack) {
-    for (int r = pack_rows(pack) + blockIdx.x; r < capacity; r += gridDim.x) {
-        for (int c = threadIdx.x; c < cols; c += blockDim.x) {
-            x.data[r * x.ld + c] = from_float<T>(0.0f);
-        }
-    }
-}
-
-static void clear_tail(cuda_device *cuda, smhf_tensor x, int capacity, cuda_pack pack) {
-    CUDA_DTYPE(x.dtype, T, CUDA_LAUNCH(cuda, "clearing unused rows", clear_tail_kernel<T>,
-                                       cuda->units, BIAS_COLS *BIAS_PARTS, 0, cuda_rows_of<T>(x),
-                                       capacity, x.cols, pack));
 }
 
 /* ---- ops ---------------------------------------------------------------------------------------- */
@@ -281,20 +275,24 @@ void cuda_linear_bwd_weight(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias,
     scratch_span span = {(char *)cuda_scratch(cuda, cuda_align(bias_bytes) +
                                                         operand_bytes(dy, in, n) +
                                                         operand_bytes(x, in, n) + 256)};
+    const void *span_start = span.at; /* partials come first */
     if (n == 0 || span.at == NULL) {
         return;
     }
-    if (n > smhf_pack_count(pack, axis) || cuda->capturing) {
-        clear_tail(cuda, dy, n, view);
-        clear_tail(cuda, x, n, view);
+    const int tail = n > smhf_pack_count(pack, axis) || cuda->capturing;
+    if (dbias.data != NULL || tail) {
+        float *partials =
+            dbias.data != NULL ? (float *)scratch_take(&span, bias_bytes) : (float *)NULL;
+        const int widest = tail && x.cols > dy.cols ? x.cols : dy.cols;
+        const dim3 grid((unsigned)cuda_blocks(widest, BIAS_COLS), (unsigned)chunks);
+        CUDA_DTYPE(dy.dtype, T,
+                   CUDA_LAUNCH(cuda, "bias gradient", bias_partials_kernel<T>, grid,
+                               BIAS_COLS *BIAS_PARTS, 0, partials, cuda_rows_of<T>(dy), dy.cols,
+                               cuda_rows_of<T>(x), tail ? x.cols : 0, n, view));
     }
     if (dbias.data != NULL) {
-        float *partials = (float *)scratch_take(&span, bias_bytes);
-        const dim3 grid((unsigned)cuda_blocks(dy.cols, BIAS_COLS), (unsigned)chunks);
-        CUDA_DTYPE(dy.dtype, T, CUDA_LAUNCH(cuda, "bias gradient", bias_partials_kernel<T>, grid,
-                                            BIAS_COLS *BIAS_PARTS, 0, partials,
-                                            cuda_rows_of<const T>(dy), dy.cols, view));
-        cuda_column_sum(cuda, (float *)dbias.data, partials, dy.cols, dy.cols, BIAS_ROWS, view);
+        cuda_column_sum(cuda, (float *)dbias.data, (const float *)span_start, dy.cols, dy.cols,
+                        BIAS_ROWS, view);
     }
     const smhf_tensor dy_in = operand(cuda, &span, dy, in, n), x_in = operand(cuda, &span, x, in, n);
     cuda_gemm g;

@@ -24,6 +24,7 @@ typedef enum product_way {
     WAY_UNKNOWN,
     WAY_LT,  /* cuda_gemm_run, and passes */
     WAY_MMA, /* cuda_gemm_mma */
+    WAY_SM90A,
     WAYS,
 } product_way;
 
@@ -42,10 +43,11 @@ static struct {
 } choices = {PTHREAD_MUTEX_INITIALIZER, 0, {}, {}};
 
 void cuda_product_open(cuda_device *cuda) {
-    const char *wish = getenv("SMHF_CUDA_GEMM");
+    const char *wish = getenv("SMHF_CUDA_GEMM"), *hopper = getenv("SMHF_CUDA_SM90A");
     cuda->product_way = WAY_UNKNOWN;
+    cuda->sm90a = cuda->major == 9 && cuda->minor == 0 && hopper != NULL && strcmp(hopper, "1") == 0;
     if (wish != NULL && strcmp(wish, "own") == 0) {
-        cuda->product_way = WAY_MMA;
+        cuda->product_way = cuda->sm90a ? WAY_SM90A : WAY_MMA;
     } else if (wish != NULL && strcmp(wish, "measure") != 0) {
         cuda->product_way = WAY_LT;
     }
@@ -81,13 +83,16 @@ static void run_way(cuda_device *cuda, const cuda_product *p, product_way way) {
     e.pack = p->pack;
     if (way == WAY_MMA) {
         cuda_gemm_mma(cuda, &p->gemm, &e);
+    } else if (way == WAY_SM90A) {
+        cuda_gemm_sm90a(cuda, &p->gemm, &e);
     } else {
         run_lt(cuda, p);
     }
 }
 
-static int way_fits(const cuda_product *p, product_way way) {
-    return way == WAY_LT || (way == WAY_MMA && cuda_gemm_mma_fits(&p->gemm, p->act));
+static int way_fits(const cuda_device *cuda, const cuda_product *p, product_way way) {
+    return way == WAY_LT || (way == WAY_MMA && cuda_gemm_mma_fits(&p->gemm, p->act)) ||
+           (way == WAY_SM90A && cuda_gemm_sm90a_fits(cuda, &p->gemm, p->act));
 }
 
 /* ---- agreement ---------------------------------------------------------------------------------- */
@@ -175,7 +180,7 @@ static product_way measure(cuda_device *cuda, const cuda_product *p) {
     product_way best = WAY_LT;
     float least = time_of(cuda, p, WAY_LT) / 1.05f;
     for (int way = WAY_LT + 1; way < WAYS; way++) {
-        if (!way_fits(p, (product_way)way) || !agrees(cuda, p, (product_way)way)) {
+        if (!way_fits(cuda, p, (product_way)way) || !agrees(cuda, p, (product_way)way)) {
             continue;
         }
         const float ms = time_of(cuda, p, (product_way)way);
@@ -223,7 +228,7 @@ static product_way choose(cuda_device *cuda, const cuda_product *p) {
 void cuda_product_run(cuda_device *cuda, const cuda_product *p) {
     product_way way = (product_way)cuda->product_way;
     if (way == WAY_UNKNOWN) {
-        way = way_fits(p, WAY_MMA) ? choose(cuda, p) : WAY_LT;
+        way = way_fits(cuda, p, WAY_MMA) ? choose(cuda, p) : WAY_LT;
     }
-    run_way(cuda, p, way_fits(p, way) ? way : WAY_LT);
+    run_way(cuda, p, way_fits(cuda, p, way) ? way : WAY_LT);
 }

@@ -44,6 +44,8 @@ struct late_copy {
 struct fiber {
     std::deque<std::vector<late_copy>> groups; /* committed, oldest first */
     std::vector<late_copy> open_group;
+    std::deque<std::vector<std::function<void()>>> products; /* committed, oldest first */
+    std::vector<std::function<void()>> open_products;
     cuda_host_where where;
     state at;
     char *stack;
@@ -67,6 +69,7 @@ warp warps[MAX_THREADS / WARP];
 int thread_count, done_count, barrier_count;
 int current;
 const std::function<void()> *body;
+std::deque<std::function<void()>> engine; /* the copy engine's work */
 
 #if defined(__x86_64__)
 void *main_sp;
@@ -155,6 +158,8 @@ void start(fiber *f) {
     f->fake = NULL;
     f->groups.clear();
     f->open_group.clear();
+    f->products.clear();
+    f->open_products.clear();
 #if defined(__x86_64__)
     /* six registers of no value, then where to go; the stack as a call leaves it */
     void **top = (void **)(f->stack + STACK_SIZE - 56);
@@ -297,6 +302,86 @@ void cuda_host_copy_wait(int open) {
     }
 }
 
+void cuda_host_later(std::function<void()> work) {
+    engine.push_back(std::move(work));
+}
+
+void cuda_host_yield(void) {
+    if (!engine.empty()) {
+        std::function<void()> work = std::move(engine.front());
+        engine.pop_front();
+        work();
+    }
+    to_main(&fibers[current], false);
+}
+
+void cuda_host_product(std::function<void()> work) {
+    fibers[current].open_products.push_back(std::move(work));
+}
+
+void cuda_host_product_commit(void) {
+    fiber *f = &fibers[current];
+    f->products.push_back(std::move(f->open_products));
+    f->open_products.clear();
+}
+
+void cuda_host_product_wait(int open) {
+    fiber *f = &fibers[current];
+    while ((int)f->products.size() > open) {
+        for (const std::function<void()> &work : f->products.front()) {
+            work();
+        }
+        f->products.pop_front();
+    }
+}
+
+/* phase in bit 63, arrivals still wanted and wanted in a phase 12 bits each, bytes 32 */
+namespace {
+struct barrier_parts {
+    uint64_t phase;
+    int pending, count;
+    int32_t bytes;
+};
+
+barrier_parts barrier_of(const uint64_t *b) {
+    barrier_parts p = {*b >> 63, (int)(*b >> 44 & 0xFFF), (int)(*b >> 32 & 0xFFF),
+                       (int32_t)(uint32_t)*b};
+    return p;
+}
+
+void barrier_store(uint64_t *b, barrier_parts p) {
+    if (p.pending == 0 && p.bytes == 0) {
+        p.phase ^= 1;
+        p.pending = p.count;
+    }
+    *b = p.phase << 63 | (uint64_t)p.pending << 44 | (uint64_t)p.count << 32 | (uint32_t)p.bytes;
+}
+} // namespace
+
+void cuda_host_barrier_init(uint64_t *barrier, int count) {
+    *barrier = (uint64_t)count << 44 | (uint64_t)count << 32;
+}
+
+void cuda_host_barrier_arrive(uint64_t *barrier) {
+    barrier_parts p = barrier_of(barrier);
+    if (p.pending == 0) {
+        fprintf(stderr, "cuda_host: one arrival too many at a barrier in shared memory\n");
+        abort();
+    }
+    p.pending--;
+    barrier_store(barrier, p);
+}
+
+void cuda_host_barrier_bytes(uint64_t *barrier, int bytes) {
+    barrier_parts p = barrier_of(barrier);
+    p.bytes += bytes;
+    barrier_store(barrier, p);
+}
+
+bool cuda_host_barrier_test(const uint64_t *barrier, uint32_t parity) {
+    return barrier_of(barrier).phase != parity;
+}
+
 void cuda_host_run(const std::function<void()> &thread, dim3 grid, dim3 block, size_t shared) {
     thread_count = (int)(block.x * block.y * block.z);
     body = &thread;
@@ -318,6 +403,10 @@ void cuda_host_run(const std::function<void()> &thread, dim3 grid, dim3 block, s
                     w->shared = memory;
                 }
                 run_block();
+                if (!engine.empty()) {
+                    fprintf(stderr, "cuda_host: copies are under way at the end of a block\n");
+                    abort();
+                }
             }
         }
     }

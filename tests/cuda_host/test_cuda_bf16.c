@@ -284,6 +284,7 @@ static void own_shapes(ops_context *ctx) {
     ctx_batch(ctx, lengths, 1);
     half_linear(ctx, SMHF_AXIS_TOKENS, 72, 136, 0);
     half_linear(ctx, SMHF_AXIS_TOKENS, 136, 131, 8);
+    half_linear(ctx, SMHF_AXIS_TOKENS, 328, 392, 0); /* six k steps; more tiles than blocks */
     half_linear(ctx, SMHF_AXIS_ROWS, 264, 8, 0);
     ctx_batch(ctx, few, 1);
     half_linear(ctx, SMHF_AXIS_TOKENS, 8, 129, 0);
@@ -308,6 +309,14 @@ static void check_own(int wide) {
 static void test_own_products(void) {
     check_own(0);
     check_own(1);
+}
+
+/* Those for Hopper: a device that says 9.0, as the one on the host does. */
+static void test_hopper_products(void) {
+    setenv("SMHF_CUDA_SM90A", "1", 1);
+    check_own(0);
+    check_own(1);
+    unsetenv("SMHF_CUDA_SM90A");
 }
 
 /* One linear layer with GELU. */
@@ -394,6 +403,7 @@ int main(void) {
     }
     RUN(test_bf16);
     RUN(test_own_products);
+    RUN(test_hopper_products);
 #ifndef SMHF_REAL_DEVICE
     RUN(test_choice_by_time);
 #endif

@@ -150,6 +150,18 @@ void cuda_host_copy_async(void *dst, const void *src, int bytes);
 void cuda_host_copy_commit(void);
 void cuda_host_copy_wait(int open);
 
+/* What a copy engine does by itself, one piece whenever a thread has to wait; products of four warps,
+ * when they are waited for; barriers in shared memory with arrivals and bytes (see cuda_wgmma.cuh). */
+void cuda_host_later(std::function<void()> work);
+void cuda_host_yield(void);
+void cuda_host_product(std::function<void()> work);
+void cuda_host_product_commit(void);
+void cuda_host_product_wait(int open);
+void cuda_host_barrier_init(uint64_t *barrier, int count);
+void cuda_host_barrier_arrive(uint64_t *barrier);
+void cuda_host_barrier_bytes(uint64_t *barrier, int bytes); /* expected; negative: have come */
+bool cuda_host_barrier_test(const uint64_t *barrier, uint32_t parity);
+
 static inline void __syncthreads(void) {
     cuda_host_barrier();
 }
