@@ -189,6 +189,40 @@ static void compare_replays(const char *precision, const char *config) {
     course_free(&replayed);
 }
 
+/* Weights prepared anew in the middle of training lie elsewhere: recordings of the old ones end. */
+static void train_some(int prepare_anew, float losses[6]) {
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_model_options options = SMHF_MODEL_DEFAULTS;
+    smhf_trainer_options training = SMHF_TRAINER_DEFAULTS;
+    smhf_model *model = NULL;
+    smhf_trainer *trainer = NULL;
+    smhf_step_report report;
+    int32_t ids[200], types[200], offsets[TRAIN_ROWS + 1], labels[TRAIN_ROWS];
+    options.device = DEVICE;
+    training.learning_rate = 1e-3;
+    training.total_steps = 20;
+    CHECK_OK(smhf_model_new(smhf_bytes_from_string(TOY), &options, &model, &err), &err);
+    CHECK_OK(smhf_trainer_new(model, &training, &trainer, &err), &err);
+    for (int step = 0; step < 6; step++) {
+        const smhf_batch batch = batch_of(0, ids, types, offsets, labels);
+        const smhf_examples examples = {.batch = &batch, .labels = {labels, 4}};
+        if (step == 4 && prepare_anew) {
+            CHECK_OK(smhf_model_set_precision(model, "fp32", &err), &err);
+        }
+        CHECK_OK(smhf_trainer_forward_backward(trainer, &examples, &losses[step], &err), &err);
+        CHECK_OK(smhf_trainer_optimizer_step(trainer, &report, &err), &err);
+    }
+    smhf_trainer_free(trainer);
+    smhf_model_free(model);
+}
+
+static void test_recordings_end_with_their_weights(void) {
+    float straight[6], anew[6];
+    train_some(0, straight);
+    train_some(1, anew);
+    CHECK(memcmp(straight, anew, sizeof straight) == 0 && straight[5] != straight[4]);
+}
+
 static void test_replays_are_the_same_bits(void) {
     compare_replays("fp32", TOY);
     compare_replays("bf16", WIDE_TOY);
@@ -257,6 +291,7 @@ int main(void) {
     RUN(test_bf16_follows_fp32);
 #ifndef SMHF_REAL_DEVICE
     RUN(test_replays_are_the_same_bits);
+    RUN(test_recordings_end_with_their_weights);
     RUN(test_too_large_a_batch);
 #endif
     setenv("SMHF_DEVICE", DEVICE, 1); /* the tests of the model room open "auto" */
