@@ -112,8 +112,9 @@ __global__ void __launch_bounds__(THREADS, 2) gemm_mma_kernel(D *out, D *pre, mm
 /* ---- launches ----------------------------------------------------------------------------------- */
 
 int cuda_gemm_mma_fits(const cuda_gemm *g, int act) {
-    return (act == SMHF_ACT_NONE || act == SMHF_ACT_GELU) && g->in == SMHF_DTYPE_BF16 && !g->ta && g->tb && g->beta == 0.0f && g->K > 0 &&
-           g->K % 8 == 0 && whole_words(g->a, g->lda) && whole_words(g->b, g->ldb);
+    return (act == SMHF_ACT_NONE || act == SMHF_ACT_GELU) && g->in == SMHF_DTYPE_BF16 && !g->ta &&
+           g->tb && g->beta == 0.0f && g->K > 0 && g->K % 8 == 0 &&
+           whole_words(g->a, g->lda) && whole_words(g->b, g->ldb);
 }
 
 void cuda_gemm_mma(cuda_device *cuda, const cuda_gemm *g, const cuda_epilogue *e) {

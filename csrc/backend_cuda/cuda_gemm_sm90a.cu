@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(THREADS, 1)
 /* ---- launches ----------------------------------------------------------------------------------- */
 
 #if defined(__CUDACC__)
-typedef decltype(&::cuTensorMapEncodeTiled) encode_fn;
+typedef decltype(&::cuTensorMapEncodeTiled) encode_fn; /* found at run time: no libcuda here */
 
 /* Boxes of box_rows x 64 of a row-major matrix. */
 static int map_of(cuda_device *cuda, cuda_tile_map *map, const void *data, int64_t ld, int rows,
@@ -180,8 +180,8 @@ static int map_of(cuda_device *cuda, cuda_tile_map *map, const void *data, int64
     const cuuint32_t box[2] = {TILE_COLS, (cuuint32_t)box_rows}, steps[2] = {1, 1};
     const CUresult code = ((encode_fn)symbol)(
         map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)data, sizes, strides, box, steps,
-        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (code != CUDA_SUCCESS) {
         cuda_fail(cuda, SMHF_E_BACKEND, "cuda:%d: a tensor map of %d x %d cannot be made (%d)",
                   cuda->ordinal, rows, cols, (int)code);
@@ -223,7 +223,8 @@ void cuda_gemm_sm90a(cuda_device *cuda, const cuda_gemm *g, const cuda_epilogue 
     }
     const int tiles = cuda_blocks(g->M, TILE_M) * cuda_blocks(g->N, TILE_N);
     const int grid = tiles < cuda->units ? tiles : cuda->units;
-    const size_t shared = (size_t)STAGES * (STAGE_BYTES + 2 * sizeof(uint64_t)) + sizeof(uint64_t) + TILE_ATOM;
+    const size_t shared = (size_t)STAGES * (STAGE_BYTES + 2 * sizeof(uint64_t)) +
+                          sizeof(uint64_t) + TILE_ATOM;
     CUDA_DTYPE(g->out, D, {
         if (e->act == SMHF_ACT_GELU) {
             ATT_LAUNCH(cuda, "product and GELU", (gemm_sm90a_kernel<D, SMHF_ACT_GELU>), grid,
