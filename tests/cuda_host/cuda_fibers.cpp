@@ -325,13 +325,29 @@ void cuda_host_product_commit(void) {
     f->open_products.clear();
 }
 
+/* Four warps multiply together: a group of products begins when all 128 threads have given it, and is
+ * done for all of them at once. */
 void cuda_host_product_wait(int open) {
-    fiber *f = &fibers[current];
+    fiber *f = &fibers[current], *group = &fibers[current / 128 * 128];
     while ((int)f->products.size() > open) {
-        for (const std::function<void()> &work : f->products.front()) {
-            work();
+        bool all = true;
+        for (int i = 0; i < 128; i++) {
+            all = all && !group[i].products.empty();
+            if (group[i].at == DONE) {
+                fprintf(stderr, "cuda_host: products of four warps wait for threads that have ended\n");
+                abort();
+            }
         }
-        f->products.pop_front();
+        if (!all) {
+            to_main(f, false);
+            continue;
+        }
+        for (int i = 0; i < 128; i++) {
+            for (const std::function<void()> &work : group[i].products.front()) {
+                work();
+            }
+            group[i].products.pop_front();
+        }
     }
 }
 
