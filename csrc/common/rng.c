@@ -1,10 +1,25 @@
 #include "common/rng.h"
 
+#include "common/pool.h"
+
 #include <math.h>
 
-void smhf_rng_normal(float *out, size_t count, float stddev, uint64_t seed, uint64_t stream) {
+#define NORMAL_CHUNK 16384 /* a multiple of the four draws of a block */
+
+typedef struct normal_task {
+    float *out;
+    float stddev;
+    uint64_t seed, stream;
+} normal_task;
+
+/* A number depends on its place alone, so any range can be made by any thread. */
+static void normal_body(void *context, size_t begin, size_t count) {
+    const normal_task *task = context;
+    float *out = task->out;
+    const float stddev = task->stddev;
+    const uint64_t seed = task->seed, stream = task->stream;
     const double two_pi = 6.283185307179586;
-    for (size_t i = 0; i < count; i += 4) {
+    for (size_t i = begin; i < count; i += 4) {
         uint64_t block = i / 4;
         uint32_t counter[4] = {(uint32_t)block, (uint32_t)(block >> 32), (uint32_t)stream,
                                (uint32_t)(stream >> 32)};
@@ -24,6 +39,11 @@ void smhf_rng_normal(float *out, size_t count, float stddev, uint64_t seed, uint
             }
         }
     }
+}
+
+void smhf_rng_normal(float *out, size_t count, float stddev, uint64_t seed, uint64_t stream) {
+    normal_task task = {out, stddev, seed, stream};
+    smhf_parallel_for(count, NORMAL_CHUNK, normal_body, &task);
 }
 
 #define MT_SIZE 624
