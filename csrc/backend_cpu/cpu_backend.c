@@ -42,13 +42,15 @@ static smhf_status check_ordinal(int32_t ordinal, smhf_error *err) {
     return SMHF_OK;
 }
 
-/* Where the compiler's vectors are narrow a BLAS knows the processor better. */
+/* Where the compiler's vectors are narrow a BLAS knows the processor better. But it chooses its
+ * loops by the number of rows, so that a row's last bit depends on its neighbours: who asks for a
+ * tier gets that tier's kernels, which do not. */
 static int use_own_kernels(const cpu_features *features) {
-    const char *wanted = getenv("SMHF_BLAS");
+    const char *wanted = getenv("SMHF_BLAS"), *tier = getenv("SMHF_CPU_TIER");
     if (wanted != NULL && wanted[0] != '\0') {
         return strcmp(wanted, "own") == 0;
     }
-    return (features->flags & CPU_HAS_AVX2) != 0;
+    return (features->flags & CPU_HAS_AVX2) != 0 || (tier != NULL && strcmp(tier, "scalar") == 0);
 }
 
 static const char *matmul_name(const cpu_device *cpu, const cpu_features *features) {
