@@ -21,6 +21,7 @@ _EXPORTS = {
     "BertForSequenceClassification": "modeling",
     "BertForTokenClassification": "modeling",
     "BertModel": "modeling",
+    "DataCollatorForLanguageModeling": "data_collator_masked",
     "DataCollatorForTokenClassification": "data_collator",
     "DataCollatorWithPadding": "data_collator",
     "DefaultDataCollator": "data_collator",
