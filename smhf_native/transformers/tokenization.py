@@ -433,7 +433,7 @@ class _OneRow:
 
     def pairs(self, flat: npt.NDArray[Any]) -> list[list[tuple[int, int]]]:
         """Return offsets as tuples."""
-        return [_extended(list(map(tuple, flat.tolist())), self.missing, (0, 0), self.left)]
+        return [_extended(_tuples(flat), self.missing, (0, 0), self.left)]
 
 
 class _Spread:
@@ -473,11 +473,16 @@ class _Spread:
 
     def pairs(self, flat: npt.NDArray[Any]) -> list[list[tuple[int, int]]]:
         """Return offsets as lists of tuples."""
-        values = list(map(tuple, flat.tolist()))
+        values = _tuples(flat)
         parts = [values[a:b] for a, b in pairwise(self.bounds.tolist())]
         if self.width is None:
             return parts
         return [_extended(part, self.width - len(part), (0, 0), self.left) for part in parts]
+
+
+def _tuples(flat: npt.NDArray[Any]) -> list[tuple[int, int]]:
+    """Pairs of an (n, 2) array."""
+    return list(zip(flat[:, 0].tolist(), flat[:, 1].tolist(), strict=True))
 
 
 def _batch_of(text: Any, pair: Any, words: bool) -> tuple[Any, Any, bool]:
