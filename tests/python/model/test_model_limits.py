@@ -93,3 +93,25 @@ def test_masks_are_drawn_in_the_shares_of_the_paper():
     ):
         with pytest.raises(ValueError, match=name):
             mask_tokens(ids, allowed, mask_id=4, vocab_size=9, rng=np.random.default_rng(0), **options)
+
+
+def test_memory_is_flat_over_ten_thousand_shapes(tmp_path):
+    import subprocess
+    import sys
+
+    config = tiny_model.tiny_config(90, num_labels=3, dim=16, hidden_dim=32, max_position_embeddings=512)
+    Model.from_config(config, seed=2).save_pretrained(tmp_path)
+    program = f"""
+import numpy as np
+from smhf_native.model import Model
+model = Model.from_pretrained({str(tmp_path)!r})
+rng = np.random.default_rng(1)
+for step in range(10000):
+    rows, width = int(rng.integers(1, 9)), int(min(512, rng.lognormal(3, 1) + 1))
+    model(rng.integers(1, 90, (rows, width)))
+    if step in (999, 9999):
+        print(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    early, late = map(int, run.stdout.split())
+    assert late - early < 4096, (early, late)
