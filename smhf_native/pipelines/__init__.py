@@ -91,12 +91,17 @@ def pipeline(
     if name is None:
         name = _task_of(model, revision, token)
     module, class_name = _TASKS[name]
-    kind: Any = getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
+    kind = getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
     parts = open_parts(kind.model_task, model, tokenizer, revision, token, device, precision)
     report = _choose_precision(parts, name, precision, calibration)
-    more = {"folder": parts.folder} if name == "sentence-embeddings" else {}
-    made = kind(
-        parts.model, parts.tokenizer, parts.config, parts.limit, batch_size=batch_size, **more, **options
+    made: Pipeline = kind(
+        parts.model,
+        parts.tokenizer,
+        parts.config,
+        parts.limit,
+        batch_size=batch_size,
+        folder=parts.folder,
+        **options,
     )
     made.precision_report = report
     return made

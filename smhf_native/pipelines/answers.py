@@ -21,7 +21,6 @@ _DEFAULTS: dict[str, Any] = {
     "top_k": 1, "doc_stride": None, "max_answer_len": 15, "max_seq_len": None, "max_question_len": 64,
     "handle_impossible_answer": False, "align_to_words": True,
 }  # fmt: skip
-_OPTIONS = {*_DEFAULTS, "question", "context", "batch_size", "token_budget"}
 
 Array = npt.NDArray[np.float32]
 
@@ -43,41 +42,27 @@ class QuestionAnsweringPipeline(Pipeline):
     task = "question-answering"
     model_task = "question-answering"
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        config: Mapping[str, Any],
-        model_max_length: int,
-        *,
-        batch_size: int | None = None,
-        token_budget: int = 4096,
-        **options: Any,
-    ):
-        super().__init__(
-            model, tokenizer, config, model_max_length, batch_size=batch_size, token_budget=token_budget
-        )
-        self._defaults = dict(_DEFAULTS)
-        self._defaults = self._settings("pipeline", options)
+    def starting_options(self) -> dict[str, Any]:
+        """Return the options of a call and what they are when nobody says."""
+        return dict(_DEFAULTS)
 
-    def _settings(self, what: str, given: dict[str, Any]) -> dict[str, Any]:
+    def settings(self, given: Mapping[str, Any], what: str = "the pipeline") -> dict[str, Any]:
         """Return the options of a call, checked."""
-        unknown = {name: value for name, value in given.items() if name not in _DEFAULTS}
-        if unknown:
-            from smhf_native.datasets.mapping import reject_unknown
-
-            reject_unknown(what, unknown, _OPTIONS)
-        options = {**self._defaults, **{name: value for name, value in given.items() if value is not None}}
+        options = super().settings({k: v for k, v in given.items() if v is not None}, what)
         for name in ("top_k", "max_answer_len"):
             if options[name] < 1:
                 raise ValueError(f"{name} parameter should be >= 1 (got {options[name]})")
-        width = options["max_seq_len"] or min(self.model_max_length, 384)
-        stride = min(width // 2, 128) if options["doc_stride"] is None else options["doc_stride"]
+        width, stride = self._sizes(options)
         if width > self.model_max_length:
             raise ValueError(f"max_seq_len={width}: the model takes {self.model_max_length} tokens")
         if stride > width:
             raise ValueError(f"doc_stride ({stride}) is larger than max_seq_len ({width})")
         return options
+
+    def _sizes(self, options: Mapping[str, Any]) -> tuple[int, int]:
+        """Tokens of a row, and how many of them consecutive parts share."""
+        width = int(options["max_seq_len"] or min(self.model_max_length, 384))
+        return width, min(width // 2, 128) if options["doc_stride"] is None else int(options["doc_stride"])
 
     def __call__(
         self,
@@ -107,7 +92,7 @@ class QuestionAnsweringPipeline(Pipeline):
             An empty question or context; a question that leaves no room for the context.
         """
         given.pop("padding", None)  # rows are packed: padding has nothing to say
-        options = self._settings("the pipeline", given)
+        options = self.settings(given)
         pairs = _pairs(examples, question, context)
         answers = self._answers(pairs, options, batch_size) if pairs else []
         results = [found[0] if len(found) == 1 else found for found in answers]
@@ -116,8 +101,7 @@ class QuestionAnsweringPipeline(Pipeline):
     def _answers(
         self, pairs: list[tuple[str, str]], options: dict[str, Any], batch_size: int | None
     ) -> list[list[dict[str, Any]]]:
-        width = options["max_seq_len"] or min(self.model_max_length, 384)
-        stride = min(width // 2, 128) if options["doc_stride"] is None else options["doc_stride"]
+        width, stride = self._sizes(options)
         encoding = self.tokenizer(
             [question for question, _ in pairs],
             [context for _, context in pairs],

@@ -160,6 +160,8 @@ class Pipeline:
         *,
         batch_size: int | None = None,
         token_budget: int = 4096,
+        folder: Path | None = None,
+        **options: Any,
     ):
         self.model = model
         self.tokenizer = tokenizer
@@ -169,10 +171,33 @@ class Pipeline:
         self.model_max_length = model_max_length
         self.batch_size = batch_size
         self.token_budget = token_budget
+        self.folder = folder
         self._pace = min(512, token_budget)  # tokens that take about _PIECE_SECONDS; learned
         self.precision_report: dict[str, Any] | None = None
         self.truncated = 0
         self._warned = False
+        self._defaults: dict[str, Any] = self.starting_options()
+        # A wrong default is refused now, not at the first call.
+        self._defaults = self.settings(options, "pipeline")
+
+    def starting_options(self) -> dict[str, Any]:
+        """Return the options of a call and what they are when nobody says."""
+        raise NotImplementedError
+
+    def settings(self, given: Mapping[str, Any], what: str = "the pipeline") -> dict[str, Any]:
+        """Return the options of a call: what was given, else the defaults.
+
+        Raises
+        ------
+        TypeError
+            An option that the task does not have, with the closest one that it has.
+        """
+        unknown = {name: value for name, value in given.items() if name not in self._defaults}
+        if unknown:
+            from smhf_native.datasets.mapping import reject_unknown
+
+            reject_unknown(what, unknown, {*self._defaults, "batch_size", "token_budget"})
+        return {**self._defaults, **given}
 
     def run(
         self, encoding: Any, batch_size: int | None = None, call: Any = None

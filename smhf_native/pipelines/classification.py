@@ -40,50 +40,24 @@ class TextClassificationPipeline(Pipeline):
     task = "text-classification"
     model_task = "sequence-classification"
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        config: Mapping[str, Any],
-        model_max_length: int,
-        *,
-        batch_size: int | None = None,
-        token_budget: int = 4096,
-        top_k: Any = UNSET,
-        function_to_apply: str | None = None,
-        truncation: Any = True,
-        max_length: int | None = None,
-        return_all_scores: bool | None = None,
-        **unknown: Any,
-    ):
-        if unknown:
-            from smhf_native.datasets.mapping import reject_unknown
+    def starting_options(self) -> dict[str, Any]:
+        """Return the options of a call and what they are when nobody says."""
+        return {"top_k": UNSET, "function_to_apply": None, "truncation": True, "max_length": None}
 
-            reject_unknown("pipeline", unknown, _OPTIONS)
-        super().__init__(
-            model, tokenizer, config, model_max_length, batch_size=batch_size, token_budget=token_budget
-        )
-        self._defaults = {
-            "top_k": None if return_all_scores else top_k,
-            "function_to_apply": function_to_apply,
-            "truncation": truncation,
-            "max_length": max_length,
-        }
+    def settings(self, given: Mapping[str, Any], what: str = "the pipeline") -> dict[str, Any]:
+        """Return the options of a call; old names become new ones."""
+        options = dict(given)
+        options.pop("padding", None)  # rows are packed: padding has nothing to say
+        if options.pop("return_all_scores", None):
+            options["top_k"] = None
+        for name in ("function_to_apply", "max_length"):
+            if options.get(name, UNSET) is None:
+                del options[name]  # None asks for the default
+        return super().settings(options, what)
 
     # -- call ---------------------------------------------------------------------------------
 
-    def __call__(
-        self,
-        inputs: Any,
-        *,
-        top_k: Any = UNSET,
-        function_to_apply: str | None = None,
-        truncation: Any = UNSET,
-        max_length: int | None = None,
-        batch_size: int | None = None,
-        return_all_scores: bool | None = None,
-        **unknown: Any,
-    ) -> Any:
+    def __call__(self, inputs: Any, *, batch_size: int | None = None, **given: Any) -> Any:
         """Classify one text or many.
 
         Parameters
@@ -105,25 +79,12 @@ class TextClassificationPipeline(Pipeline):
         TypeError, ValueError
             A text that is not a str, or too long with ``truncation=False``: named by row.
         """
-        unknown.pop("padding", None)  # rows are packed: padding has nothing to say
-        if unknown:
-            from smhf_native.datasets.mapping import reject_unknown
-
-            reject_unknown("the pipeline", unknown, _OPTIONS)
+        options = self.settings(given)
         single = isinstance(inputs, (str, Mapping))
         rows = [inputs] if single else list(inputs)
         texts, pairs = _split_pairs(rows)
-        if return_all_scores:
-            top_k = None
-        best = self._defaults["top_k"] if top_k is UNSET else top_k
-        scores = self.scores(
-            texts,
-            pairs,
-            function_to_apply=function_to_apply,
-            truncation=truncation,
-            max_length=max_length,
-            batch_size=batch_size,
-        )
+        best = options.pop("top_k")
+        scores = self.scores(texts, pairs, batch_size=batch_size, **options)
         if best is UNSET:
             answers = self._best(scores)
             return answers[0] if isinstance(inputs, Mapping) else answers  # as transformers does

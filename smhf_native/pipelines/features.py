@@ -30,32 +30,15 @@ class FeatureExtractionPipeline(Pipeline):
     task = "feature-extraction"
     model_task = "embedding"
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        config: Mapping[str, Any],
-        model_max_length: int,
-        *,
-        batch_size: int | None = None,
-        token_budget: int = 4096,
-        **options: Any,
-    ):
-        super().__init__(
-            model, tokenizer, config, model_max_length, batch_size=batch_size, token_budget=token_budget
-        )
-        self._defaults: dict[str, Any] = {"truncation": False, "max_length": None, "return_tensors": False}
-        self._defaults = self._settings("pipeline", options)
+    def starting_options(self) -> dict[str, Any]:
+        """Return the options of a call and what they are when nobody says."""
+        return {"truncation": False, "max_length": None, "return_tensors": False}
 
-    def _settings(self, what: str, given: dict[str, Any]) -> dict[str, Any]:
-        given = {**(given.pop("tokenize_kwargs", None) or {}), **given}
-        unknown = {name: value for name, value in given.items() if name not in self._defaults}
-        if unknown:
-            from smhf_native.datasets.mapping import reject_unknown
-
-            known = {*self._defaults, "tokenize_kwargs", "batch_size", "token_budget"}
-            reject_unknown(what, unknown, known)
-        return {**self._defaults, **{name: value for name, value in given.items() if value is not None}}
+    def settings(self, given: Mapping[str, Any], what: str = "the pipeline") -> dict[str, Any]:
+        """Return the options of a call; those of the tokenizer may come in a dict of their own."""
+        options = dict(given)
+        options = {**(options.pop("tokenize_kwargs", None) or {}), **options}
+        return super().settings({k: v for k, v in options.items() if v is not None}, what)
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, **given: Any) -> Any:
         """Return the hidden states of one text or many.
@@ -64,7 +47,7 @@ class FeatureExtractionPipeline(Pipeline):
         -------
         nested list (or float32 array) of shape (1, tokens, hidden); a list of them for many texts.
         """
-        options = self._settings("the pipeline", given)
+        options = self.settings(given)
         texts, single = as_rows(inputs)
         limit = min(int(options["max_length"] or self.model_max_length), self.model_max_length)
         results: list[Any] = []
@@ -101,68 +84,43 @@ class SentenceEmbeddingsPipeline(Pipeline):
     task = "sentence-embeddings"
     model_task = "embedding"
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        config: Mapping[str, Any],
-        model_max_length: int,
-        *,
-        batch_size: int | None = None,
-        token_budget: int = 4096,
-        folder: Path | None = None,
-        pooling: str | None = None,
-        normalize: bool = True,
-        max_length: int | None = None,
-        truncation: Any = True,
-        **unknown: Any,
-    ):
-        if unknown:
-            from smhf_native.datasets.mapping import reject_unknown
+    def starting_options(self) -> dict[str, Any]:
+        """Return the options of a call and what they are when nobody says."""
+        own = _read_json(self.folder, "sentence_bert_config.json").get("max_seq_length")
+        limit = int(own or self.model_max_length)
+        return {"pooling": None, "normalize": True, "truncation": True, "max_length": limit}
 
-            known = {"pooling", "normalize", "max_length", "truncation", "batch_size", "token_budget"}
-            reject_unknown("pipeline", unknown, known)
-        super().__init__(
-            model, tokenizer, config, model_max_length, batch_size=batch_size, token_budget=token_budget
-        )
-        own = _read_json(folder, "sentence_bert_config.json").get("max_seq_length")
-        self.pooling = pooling or _folder_pooling(folder)
-        self.normalize = normalize
-        self.max_length = min(int(max_length or own or model_max_length), model_max_length)
-        self.truncation = truncation
+    def settings(self, given: Mapping[str, Any], what: str = "the pipeline") -> dict[str, Any]:
+        """Return the options of a call; the folder's own pooling where none is given."""
+        options = super().settings({k: v for k, v in given.items() if v is not None}, what)
+        options["pooling"] = options["pooling"] or _folder_pooling(self.folder)
+        options["max_length"] = min(int(options["max_length"]), self.model_max_length)
+        return options
 
     def __call__(
-        self,
-        inputs: Any,
-        *,
-        pooling: str | None = None,
-        normalize: bool | None = None,
-        truncation: Any = None,
-        batch_size: int | None = None,
-        progress: bool = False,
+        self, inputs: Any, *, batch_size: int | None = None, progress: bool = False, **given: Any
     ) -> npt.NDArray[np.float32]:
         """Return the vectors of one text, (hidden,), or of many, (texts, hidden), float32, in order.
 
         Parameters
         ----------
         inputs : a str or an iterable of str
-        pooling, normalize, truncation : as in the class
         progress : show rows/s and the time left
+        given : the options of the class
         """
         texts, single = as_rows(inputs)
-        cut = self.truncation if truncation is None else truncation
-        options: dict[str, Any] = {
-            "pooling": pooling or self.pooling,
-            "normalize": self.normalize if normalize is None else normalize,
-        }
+        options = self.settings(given)
+        limit, cut = options["max_length"], options["truncation"]
+        encode = functools.partial(
+            self.model.encode, pooling=options["pooling"], normalize=options["normalize"]
+        )
         vectors: npt.NDArray[np.float32] | None = None
-        encode = functools.partial(self.model.encode, **options)
         bar = Progress(len(texts)) if progress else None
         try:
             for base in range(0, len(texts), CHUNK):
                 part = texts[base : base + CHUNK]
-                encoding = self.tokenizer(part, truncation=True, max_length=self.max_length)
-                self.count_truncated(encoding, base, cut, self.max_length, part, None)
+                encoding = self.tokenizer(part, truncation=True, max_length=limit)
+                self.count_truncated(encoding, base, cut, limit, part, None)
                 for first, stop, values in self.run(encoding, batch_size, encode):
                     if vectors is None:
                         vectors = np.empty((len(texts), values.shape[1]), dtype=np.float32)

@@ -8,14 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from smhf_native.pipelines.base import UNSET, Pipeline, as_rows
+from smhf_native.pipelines.base import Pipeline, as_rows
 
 __all__ = ["STRATEGIES", "TokenClassificationPipeline"]
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
-_OPTIONS = {
-    "aggregation_strategy", "ignore_labels", "stride", "is_split_into_words", "delimiter", "batch_size", "token_budget",
-}  # fmt: skip
 # What the WordPiece decoder closes up, token by token, in this order.
 _CLEANUP = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
@@ -62,42 +59,19 @@ class TokenClassificationPipeline(Pipeline):
     task = "token-classification"
     model_task = "token-classification"
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        config: Mapping[str, Any],
-        model_max_length: int,
-        *,
-        batch_size: int | None = None,
-        token_budget: int = 4096,
-        aggregation_strategy: Any = "none",
-        ignore_labels: list[str] | None = None,
-        stride: int | None = None,
-        is_split_into_words: bool = False,
-        delimiter: str | None = None,
-        **unknown: Any,
-    ):
-        if unknown:
-            from smhf_native.datasets.mapping import reject_unknown
-
-            reject_unknown("pipeline", unknown, _OPTIONS)
-        super().__init__(
-            model, tokenizer, config, model_max_length, batch_size=batch_size, token_budget=token_budget
-        )
-        self._defaults: dict[str, Any] = {
-            "aggregation_strategy": aggregation_strategy,
-            "ignore_labels": ignore_labels,
-            "stride": stride,
-            "is_split_into_words": is_split_into_words,
-            "delimiter": delimiter,
+    def starting_options(self) -> dict[str, Any]:
+        """Return the options of a call and what they are when nobody says."""
+        return {
+            "aggregation_strategy": "none",
+            "ignore_labels": ["O"],
+            "stride": None,
+            "is_split_into_words": False,
+            "delimiter": " ",
         }
-        self._settings({})  # a wrong default is refused now, not at the first call
 
-    def _settings(self, given: dict[str, Any]) -> dict[str, Any]:
+    def settings(self, given: Mapping[str, Any], what: str = "the pipeline") -> dict[str, Any]:
         """Return the options of a call, checked."""
-        options = {name: given.get(name, UNSET) for name in self._defaults}
-        options = {n: self._defaults[n] if v is UNSET or v is None else v for n, v in options.items()}
+        options = super().settings({k: v for k, v in given.items() if v is not None}, what)
         strategy = options["aggregation_strategy"]
         strategy = str(getattr(strategy, "value", strategy)).lower()
         if strategy not in STRATEGIES:
@@ -115,7 +89,7 @@ class TokenClassificationPipeline(Pipeline):
                 raise ValueError("stride needs an aggregation_strategy other than none: parts overlap")
         return options
 
-    def __call__(self, inputs: Any, **given: Any) -> Any:
+    def __call__(self, inputs: Any, *, batch_size: int | None = None, **given: Any) -> Any:
         """Find the entities of one text or many.
 
         Parameters
@@ -129,17 +103,12 @@ class TokenClassificationPipeline(Pipeline):
         ``word`` (as the tokenizer spells it), ``start`` and ``end`` (characters of the text), and ``index`` of the
         token without a strategy.
         """
-        unknown = {name: value for name, value in given.items() if name not in _OPTIONS}
-        if unknown:
-            from smhf_native.datasets.mapping import reject_unknown
-
-            reject_unknown("the pipeline", unknown, _OPTIONS)
-        options = self._settings(given)
+        options = self.settings(given)
         word_starts: list[list[int]] | None = None
         rows: list[Any]
         if options["is_split_into_words"]:
             rows, single = _as_words(inputs)
-            delimiter = " " if options["delimiter"] is None else str(options["delimiter"])
+            delimiter = str(options["delimiter"])
             texts = [delimiter.join(words) for words in rows]
             word_starts = [_starts(words, len(delimiter)) for words in rows]
         else:
@@ -147,7 +116,7 @@ class TokenClassificationPipeline(Pipeline):
             texts = rows
         answers: list[list[dict[str, Any]]] = [[] for _ in texts]
         if texts:
-            self._fill(answers, rows, texts, word_starts, options, given.get("batch_size"))
+            self._fill(answers, rows, texts, word_starts, options, batch_size)
         return answers[0] if single else answers
 
     def _fill(
@@ -176,7 +145,7 @@ class TokenClassificationPipeline(Pipeline):
         parts = np.bincount(sample, minlength=len(texts))
         if not overflow:
             self.truncated += int(encoding.truncated.sum())
-        ignored = {"O"} if options["ignore_labels"] is None else set(options["ignore_labels"])
+        ignored = set(options["ignore_labels"])
         strategy = options["aggregation_strategy"]
         for first, stop, logits in self.run(encoding, batch_size):
             for row in range(first, stop):

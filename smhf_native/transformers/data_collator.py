@@ -68,14 +68,8 @@ class DefaultDataCollator:
         return default_data_collator(features)
 
 
-class DataCollatorWithPadding:
-    """Pad the rows of a batch to its longest row (or to ``max_length``) with the tokenizer's padding.
-
-    Parameters
-    ----------
-    tokenizer : a tokenizer of the mirror
-    padding, max_length, pad_to_multiple_of : as in ``tokenizer.pad``
-    """
+class _Padding:
+    """What collators that pad have in common."""
 
     def __init__(
         self,
@@ -83,6 +77,7 @@ class DataCollatorWithPadding:
         padding: bool | str = True,
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
+        *,
         return_tensors: str = "pt",
     ):
         self.tokenizer = tokenizer
@@ -91,24 +86,37 @@ class DataCollatorWithPadding:
         self.pad_to_multiple_of = pad_to_multiple_of
         self.return_tensors = return_tensors
 
-    def __call__(self, features: list[Any]) -> dict[str, Any]:
-        """Pad and stack the rows."""
-        batch = dict(
+    def _pad(self, rows: list[Any]) -> dict[str, Any]:
+        return dict(
             self.tokenizer.pad(
-                features,
+                rows,
                 padding=self.padding,
                 max_length=self.max_length,
                 pad_to_multiple_of=self.pad_to_multiple_of,
                 return_tensors="smhf",  # the engine's arrays, whatever is asked for
             )
         )
+
+
+class DataCollatorWithPadding(_Padding):
+    """Pad the rows of a batch to its longest row (or to ``max_length``) with the tokenizer's padding.
+
+    Parameters
+    ----------
+    tokenizer : a tokenizer of the mirror
+    padding, max_length, pad_to_multiple_of : as in ``tokenizer.pad``
+    """
+
+    def __call__(self, features: list[Any]) -> dict[str, Any]:
+        """Pad and stack the rows."""
+        batch = self._pad(features)
         for name in ("label", "label_ids"):
             if name in batch:
                 batch["labels"] = batch.pop(name)
         return batch
 
 
-class DataCollatorForTokenClassification:
+class DataCollatorForTokenClassification(_Padding):
     """Pad the rows of a batch and the labels of their tokens.
 
     Parameters
@@ -118,35 +126,14 @@ class DataCollatorForTokenClassification:
     label_pad_token_id : what stands behind a row's labels; -100 counts for nothing in the loss
     """
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        padding: bool | str = True,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        label_pad_token_id: int = -100,
-        return_tensors: str = "pt",
-    ):
-        self.tokenizer = tokenizer
-        self.padding = padding
-        self.max_length = max_length
-        self.pad_to_multiple_of = pad_to_multiple_of
+    def __init__(self, tokenizer: Any, *args: Any, label_pad_token_id: int = -100, **options: Any):
+        super().__init__(tokenizer, *args, **options)
         self.label_pad_token_id = label_pad_token_id
-        self.return_tensors = return_tensors
 
     def __call__(self, features: list[Any], return_tensors: str | None = None) -> dict[str, Any]:
         """Pad and stack the rows and their labels."""
         name = "label" if "label" in features[0] else "labels"
-        rows = [{key: value for key, value in row.items() if key != name} for row in features]
-        batch = dict(
-            self.tokenizer.pad(
-                rows,
-                padding=self.padding,
-                max_length=self.max_length,
-                pad_to_multiple_of=self.pad_to_multiple_of,
-                return_tensors="smhf",  # the engine's arrays, whatever is asked for
-            )
-        )
+        batch = self._pad([{key: value for key, value in row.items() if key != name} for row in features])
         if name in features[0]:
             width = np.shape(batch["input_ids"])[1]
             labels = np.full((len(features), width), self.label_pad_token_id, dtype=np.int64)

@@ -2,16 +2,5 @@
 
 from __future__ import annotations
 
-from smhf_native.transformers.data_collator import (
-    DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
-    DefaultDataCollator,
-    default_data_collator,
-)
-
-__all__ = [
-    "DataCollatorForTokenClassification",
-    "DataCollatorWithPadding",
-    "DefaultDataCollator",
-    "default_data_collator",
-]
+from smhf_native.transformers.data_collator import *  # noqa: F403
+from smhf_native.transformers.data_collator import __all__ as __all__

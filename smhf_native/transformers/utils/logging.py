@@ -12,6 +12,8 @@ import sys
 from logging import CRITICAL, DEBUG, ERROR, FATAL, INFO, NOTSET, WARN, WARNING
 from typing import Any
 
+from smhf_native.verbosity import Verbosity
+
 __all__ = [
     "CRITICAL",
     "DEBUG",
@@ -76,34 +78,10 @@ def get_logger(name: str | None = None) -> logging.Logger:
     return logging.getLogger(name)
 
 
-def get_verbosity() -> int:
-    """Return the level of the mirror's loggers."""
-    return _root().getEffectiveLevel()
-
-
-def set_verbosity(verbosity: int) -> None:
-    """Set the level of the mirror's loggers."""
-    _root().setLevel(verbosity)
-
-
-def set_verbosity_info() -> None:
-    """Show INFO and above."""
-    set_verbosity(INFO)
-
-
-def set_verbosity_warning() -> None:
-    """Show WARNING and above."""
-    set_verbosity(WARNING)
-
-
-def set_verbosity_debug() -> None:
-    """Show everything."""
-    set_verbosity(DEBUG)
-
-
-def set_verbosity_error() -> None:
-    """Show ERROR and above."""
-    set_verbosity(ERROR)
+_levels = Verbosity(_root)
+get_verbosity, set_verbosity = _levels.get_verbosity, _levels.set_verbosity
+set_verbosity_debug, set_verbosity_info = _levels.set_verbosity_debug, _levels.set_verbosity_info
+set_verbosity_warning, set_verbosity_error = _levels.set_verbosity_warning, _levels.set_verbosity_error
 
 
 def enable_default_handler() -> None:

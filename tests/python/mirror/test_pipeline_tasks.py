@@ -146,7 +146,7 @@ def test_sentence_embeddings_equal_pooled_hidden_states(
     with pytest.warns(UserWarning, match="longer than 40 tokens"):
         ours = smhf.pipeline("sentence-embeddings", model=str(tmp_path), token_budget=300)
         vectors = ours(texts)
-    assert ours.pooling == pooling and ours.truncated > 3 and vectors.dtype == np.float32
+    assert ours.settings({})["pooling"] == pooling and ours.truncated > 3 and vectors.dtype == np.float32
     unit = torch.nn.functional.normalize(pooled, dim=1).numpy()
     assert np.abs(vectors - unit).max() <= 2e-5
     assert np.abs(ours(texts, normalize=False) - pooled.numpy()).max() <= 5e-5
