@@ -37,11 +37,16 @@ _TASKS = {
     "text-classification": ("classification", "TextClassificationPipeline"),
     "token-classification": ("tokens", "TokenClassificationPipeline"),
     "question-answering": ("answers", "QuestionAnsweringPipeline"),
+    "fill-mask": ("masks", "FillMaskPipeline"),
     "feature-extraction": ("features", "FeatureExtractionPipeline"),
     "sentence-embeddings": ("features", "SentenceEmbeddingsPipeline"),
 }
 _ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
-_ENDINGS = {"ForTokenClassification": "token-classification", "ForQuestionAnswering": "question-answering"}
+_ENDINGS = {
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "fill-mask",
+}
 _IGNORED = ("framework", "torch_dtype", "dtype", "device_map", "use_fast", "trust_remote_code", "config")
 
 
@@ -63,7 +68,7 @@ def pipeline(
     Parameters
     ----------
     task : "text-classification" (or "sentiment-analysis"), "token-classification" (or "ner"),
-        "question-answering", "feature-extraction", "sentence-embeddings"; left out: what the model's
+        "question-answering", "fill-mask", "feature-extraction", "sentence-embeddings"; left out: what the model's
         ``architectures`` says, else text classification
     model : folder, hub name, or a model of the transformers mirror (then ``tokenizer`` is needed too)
     tokenizer : folder, hub name or tokenizer; default: the one beside the model
@@ -111,7 +116,7 @@ def _task_of(model: Any, revision: Any, token: Any) -> str:
     """Task of a model: of an object its own, of a folder what its first architecture is called."""
     if not isinstance(model, (str, os.PathLike)):
         found = str(getattr(getattr(model, "native", model), "task", ""))
-        return {"embedding": "feature-extraction"}.get(
+        return {"embedding": "feature-extraction", "masked-lm": "fill-mask"}.get(
             found, found if found in _TASKS else "text-classification"
         )
     folder = resolve(model, revision, needs=CONFIG_FILES, token=token)

@@ -16,7 +16,16 @@ import numpy.typing as npt
 
 from smhf_native.hub import MODEL_FILES, TOKENIZER_FILES, resolve
 
-__all__ = ["UNSET", "Opened", "Pipeline", "PredictInterrupted", "Progress", "as_rows", "open_parts"]
+__all__ = [
+    "UNSET",
+    "Opened",
+    "Pipeline",
+    "PredictInterrupted",
+    "Progress",
+    "as_rows",
+    "open_parts",
+    "softmax",
+]
 
 CHUNK = 8192  # rows tokenized at a time: bounds memory for any number of rows
 _PIECE_SECONDS = 0.2  # one uninterruptible batch: half of what a user waits for after Ctrl-C
@@ -264,6 +273,14 @@ def as_rows(inputs: Any, what: str = "row") -> tuple[list[str], bool]:
         if not isinstance(text, str):
             raise TypeError(f"{what} {row} is {type(text).__name__}, expected str")
     return texts, single
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the softmax over the last axis, in float32 as transformers' pipelines compute it."""
+    if not logits.size:
+        return logits
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
 def _cut(bounds: npt.NDArray[np.int32], start: int, budget: int, most: int | None) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smhf_native.errors import MissingExtraError
-from smhf_native.pipelines.base import CHUNK, UNSET, Pipeline, PredictInterrupted, Progress
+from smhf_native.pipelines.base import CHUNK, UNSET, Pipeline, PredictInterrupted, Progress, softmax
 
 __all__ = ["TextClassificationPipeline", "score_function"]
 
@@ -276,5 +276,4 @@ def _activate(logits: npt.NDArray[np.float32], function: str) -> npt.NDArray[np.
         return logits
     if function == "sigmoid":
         return np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float32)
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float32)
+    return softmax(logits)

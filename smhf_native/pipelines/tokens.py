@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from smhf_native.pipelines.base import Pipeline, as_rows
+from smhf_native.pipelines.base import Pipeline, as_rows, softmax
 
 __all__ = ["STRATEGIES", "TokenClassificationPipeline"]
 
@@ -154,7 +154,7 @@ class TokenClassificationPipeline(Pipeline):
                 pieces = self._pieces(
                     texts[number],
                     {name: field[tokens] for name, field in fields.items()},
-                    _softmax(logits[row - first, : tokens.stop - tokens.start]),
+                    softmax(logits[row - first, : tokens.stop - tokens.start]),
                     None if word_starts is None else word_starts[number],
                 )
                 found = self._entities(pieces, strategy)
@@ -273,11 +273,6 @@ def _without_overlaps(entities: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if size > before or (size == before and entity["score"] > last["score"]):
             kept[-1] = entity
     return kept
-
-
-def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
 def _as_words(inputs: Any) -> tuple[list[list[str]], bool]:

@@ -153,10 +153,10 @@ class BatchLoader:
                 f"{self.what}: no column input_ids among {names}; tokenize it first "
                 "(dataset.map(lambda batch: tokenizer(batch['text'], truncation=True), batched=True))"
             )
-        if self.needs_labels and not labels:
-            raise ValueError(f"{self.what}: {self.target.wanted} among {names}")
         if not own:
             return None
+        if self.needs_labels and not labels:
+            raise ValueError(f"{self.what}: {self.target.wanted} among {names}")
         plan = {name: name for name in _MODEL_COLUMNS if name in names}
         plan |= labels
         for key, name in plan.items():
@@ -198,7 +198,13 @@ class BatchLoader:
     def _collate_rows(self, index: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
         rows = [self.dataset[int(i)] for i in index]
         if self.remove_unused and isinstance(self.dataset, Dataset):
-            keep = {*_MODEL_COLUMNS, *LABEL_COLUMNS, *SPAN_COLUMNS, *(self.label_names or [])}
+            keep = {
+                *_MODEL_COLUMNS,
+                "special_tokens_mask",
+                *LABEL_COLUMNS,
+                *SPAN_COLUMNS,
+                *(self.label_names or []),
+            }
             rows = [{name: value for name, value in row.items() if name in keep} for row in rows]
         collated = self.collator(rows)
         labels = self.target.columns(list(collated), self.label_names)

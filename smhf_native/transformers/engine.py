@@ -21,6 +21,7 @@ __all__ = [
     "StepEngine",
     "add_tensors",
     "load_model",
+    "logits_at",
     "model_folder",
     "read_tensors",
     "reload_model",
@@ -233,6 +234,16 @@ class StepEngine:
     def has_state(folder: Path) -> bool:
         """Return whether a checkpoint folder holds what :meth:`save` wrote."""
         return (folder / _STATE).is_file()
+
+
+def logits_at(
+    model: Any, batch: dict[str, npt.NDArray[Any]], where: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float32]:
+    """Return the masked-LM logits of some tokens of a batch, (how many, vocabulary)."""
+    logits: npt.NDArray[np.float32] = model.logits_at(
+        where, batch["input_ids"], batch.get("attention_mask"), batch.get("token_type_ids")
+    )
+    return logits
 
 
 def results_of(model: Any, batch: dict[str, npt.NDArray[Any]]) -> Any:

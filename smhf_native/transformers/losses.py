@@ -262,6 +262,10 @@ class Target:
             return _mean(((z - y) ** 2).reshape(-1))
         return _mean((np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))).reshape(-1))
 
+    def loss_at(self, logits: Array, labels: Array, smoothing: float = 0.0) -> float:
+        """Return the mean loss of tokens: ``logits`` are of those whose label counts, in reading order."""
+        return _mean(cross_entropy(logits, labels[labels != IGNORE], smoothing))
+
 
 def _span_loss(logits: Array, positions: Array) -> float:
     """Mean over the rows whose position is a token; behind the tokens logits are the smallest float."""

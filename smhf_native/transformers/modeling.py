@@ -18,6 +18,7 @@ from smhf_native.transformers.losses import PROBLEMS, Target
 from smhf_native.transformers.modeling_outputs import (
     BaseModelOutput,
     BaseModelOutputWithPoolingAndCrossAttentions,
+    MaskedLMOutput,
     ModelOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
@@ -28,10 +29,12 @@ from smhf_native.transformers.trainer_utils import current_seed
 from smhf_native.transformers.utils import logging
 
 __all__ = [
+    "BertForMaskedLM",
     "BertForQuestionAnswering",
     "BertForSequenceClassification",
     "BertForTokenClassification",
     "BertModel",
+    "DistilBertForMaskedLM",
     "DistilBertForQuestionAnswering",
     "DistilBertForSequenceClassification",
     "DistilBertForTokenClassification",
@@ -294,6 +297,15 @@ class _QuestionAnswerer(PreTrainedModel):
         return QuestionAnsweringModelOutput(loss=loss, start_logits=start, end_logits=end)
 
 
+class _MaskedLM(PreTrainedModel):
+    """A word of the vocabulary for each token."""
+
+    task = "masked-lm"
+
+    def _output(self, results: Any, loss: Any) -> ModelOutput:
+        return MaskedLMOutput(loss=loss, logits=as_tensor(results))
+
+
 class DistilBertModel(_Encoder):
     """DistilBERT without a head."""
 
@@ -308,6 +320,12 @@ class DistilBertForSequenceClassification(_SequenceClassifier):
 
 class DistilBertForTokenClassification(_TokenClassifier):
     """DistilBERT that labels tokens."""
+
+    model_type = base_model_prefix = "distilbert"
+
+
+class DistilBertForMaskedLM(_MaskedLM):
+    """DistilBERT that fills masks."""
 
     model_type = base_model_prefix = "distilbert"
 
@@ -369,6 +387,12 @@ class BertForSequenceClassification(_SequenceClassifier):
 
 class BertForTokenClassification(_TokenClassifier):
     """BERT that labels tokens."""
+
+    model_type = base_model_prefix = "bert"
+
+
+class BertForMaskedLM(_MaskedLM):
+    """BERT that fills masks."""
 
     model_type = base_model_prefix = "bert"
 

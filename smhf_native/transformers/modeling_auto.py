@@ -11,6 +11,7 @@ from smhf_native.transformers.modeling import PreTrainedModel, class_for, load_p
 
 __all__ = [
     "AutoModel",
+    "AutoModelForMaskedLM",
     "AutoModelForQuestionAnswering",
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
@@ -82,3 +83,9 @@ class AutoModelForQuestionAnswering(_Auto):
         "distilbert": modeling.DistilBertForQuestionAnswering,
         "bert": modeling.BertForQuestionAnswering,
     }
+
+
+class AutoModelForMaskedLM(_Auto):
+    """Words of the vocabulary for each token: pre-training, or adapting to texts of one's own."""
+
+    classes = {"distilbert": modeling.DistilBertForMaskedLM, "bert": modeling.BertForMaskedLM}

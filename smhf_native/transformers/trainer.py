@@ -303,7 +303,12 @@ class Trainer:
             return merged
         loader = self.get_eval_dataloader(eval_dataset)
         start = time.time()
-        output = self.evaluation_loop(loader, "Evaluation", metric_key_prefix=metric_key_prefix)
+        output = self.evaluation_loop(
+            loader,
+            "Evaluation",
+            True if self.compute_metrics is None else None,  # nobody looks at the predictions
+            metric_key_prefix=metric_key_prefix,
+        )
         metrics = output.metrics or {}
         rows = len(loader.order)
         metrics.update(
@@ -344,18 +349,21 @@ class Trainer:
         self.callback_handler.eval_dataloader = dataloader
         self._check(dataloader.dataset, dataloader.what)
         target = self._target()
+        lonely = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
         predictions: list[Any] = []
         labels: list[Any] = []
         losses: list[tuple[float, int]] = []
         for batch in dataloader:
             if self.stop_signals is not None and self.stop_signals.received is not None:
                 raise StopRequested
-            results = engine.results_of(self.model.native, batch)
             known = batch.get("labels")
+            results, loss = self._evaluate_batch(target, batch, known, lonely)
             if known is not None:
-                loss = target.loss(results, known, self.args.label_smoothing_factor)
                 losses.append((loss, len(known)))
                 labels.append(known if target.task != "question-answering" else (known[:, 0], known[:, 1]))
+            if results is None:
+                self._call("on_prediction_step")
+                continue
             if self.preprocess_logits_for_metrics is not None:
                 results = self.preprocess_logits_for_metrics(results, labels[-1] if labels else None)
             predictions.append(results)
@@ -371,6 +379,18 @@ class Trainer:
                 full = name if name.startswith(f"{metric_key_prefix}_") else f"{metric_key_prefix}_{name}"
                 metrics[full] = value
         return EvalLoopOutput(all_predictions, all_labels, metrics, len(dataloader.order))
+
+    def _evaluate_batch(
+        self, target: Target, batch: dict[str, Any], known: Any, loss_only: bool
+    ) -> tuple[Any, float]:
+        """Results (None when only the loss is asked for) and loss of one batch."""
+        native, smoothing = self.model.native, self.args.label_smoothing_factor
+        if loss_only and known is not None and target.task == "masked-lm":
+            # A row of logits for every token would be 120 KB each; only those with a label count.
+            return None, target.loss_at(engine.logits_at(native, batch, known != IGNORE), known, smoothing)
+        results = engine.results_of(native, batch)
+        loss = math.nan if known is None else target.loss(results, known, smoothing)
+        return (None if loss_only and known is not None else results), loss
 
     # -- logs ---------------------------------------------------------------------------------
 
