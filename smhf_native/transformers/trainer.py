@@ -373,7 +373,7 @@ class Trainer:
         if losses:
             mean = sum(loss * rows for loss, rows in losses) / sum(rows for _, rows in losses)
             metrics[f"{metric_key_prefix}_loss"] = float(np.float32(mean))
-        if self.compute_metrics is not None and all_labels is not None:
+        if self.compute_metrics is not None and all_labels is not None and all_predictions is not None:
             own = denumpify_detensorize(self.compute_metrics(EvalPrediction(all_predictions, all_labels)))
             for name, value in own.items():
                 full = name if name.startswith(f"{metric_key_prefix}_") else f"{metric_key_prefix}_{name}"

@@ -39,6 +39,7 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "token": ("AutoModelForTokenClassification", {"num_labels": 5}),
     "answer": ("AutoModelForQuestionAnswering", {}),
+    "masked": ("AutoModelForMaskedLM", {}),
     "encoder": ("AutoModel", {}),
 }
 
@@ -76,6 +77,11 @@ def table(head: str, rng: np.random.Generator) -> dict[str, list[Any]]:
         for row in labels:
             row[0] = row[0] if len(row) == 1 else -100
         columns["labels"] = [row.tolist() for row in labels]
+    elif head == "masked":
+        rows = [np.where(rng.random(n) < 0.3, rng.integers(5, VOCAB, n), -100) for n in lengths]
+        for row in rows:
+            row[-1] = 7
+        columns["labels"] = [row.tolist() for row in rows]
     elif head == "answer":
         start = rng.integers(0, WIDTH, ROWS)
         start[3] = WIDTH + 2  # an answer that is not in the text: both leave it out
@@ -187,7 +193,7 @@ def test_ten_steps_equal_transformers(
         tokenizer = library.AutoTokenizer.from_pretrained(tiny_model)
         if head == "answer":
             collators.append(library.default_data_collator)
-        elif head == "token":
+        elif head in ("token", "masked"):
             collators.append(library.DataCollatorForTokenClassification(tokenizer))
         else:
             collators.append(library.DataCollatorWithPadding(tokenizer))
@@ -211,7 +217,7 @@ def test_ten_steps_equal_transformers(
     for other, mine in zip(*predictions, strict=True):
         assert mine.shape == other.shape
         there = np.ones(len(mine), bool)
-        if head == "token":
+        if head in ("token", "masked"):
             there = np.arange(WIDTH)[None] < np.array([len(row) for row in columns["input_ids"]])[:, None]
             assert ((mine == -100) == (other == -100)).all()  # behind the batches that are narrower
         assert np.abs(mine - other)[there].max() <= 2e-4  # after ten steps of float32 on both sides
@@ -330,3 +336,35 @@ def test_classes_and_heads_are_named(tmp_path: Path) -> None:
         AttributeError, match=r"TokenClassifierOutput has no 'start_logits'; it has loss, logits"
     ):
         getattr(model(np.array([[5, 6]])), "start" + "_logits")
+
+
+def test_words_are_hidden_and_learned(tmp_path: Path, tiny_model: Path) -> None:
+    """The collator picks 15 % of the tokens, never special ones; the loss of an epoch falls below the start's."""
+    tokenizer = hf.AutoTokenizer.from_pretrained(tiny_model)
+    rng = np.random.default_rng(0)
+    words = [token for token in tokenizer.get_vocab() if token.isalpha()]
+    texts = [" ".join([words[i % len(words)]] * 6 + ["and"] * 6) for i in rng.integers(0, 4, 400)]
+    data = Dataset.from_dict({"text": texts}).map(lambda b: tokenizer(b["text"]), batched=True)
+    collator = hf.DataCollatorForLanguageModeling(tokenizer, seed=1)
+    rows = [data[i] for i in range(400)]
+    batch, again = collator(rows), hf.DataCollatorForLanguageModeling(tokenizer, seed=1)(rows)
+    assert np.array_equal(batch["labels"], again["labels"])
+    plain = np.array([row["input_ids"] for row in rows])
+    picked = batch["labels"] != -100
+    special = np.isin(plain, tokenizer.all_special_ids)
+    assert not picked[special].any() and (batch["labels"][picked] == plain[picked]).all()
+    assert 0.13 < picked[~special].mean() < 0.17 and (batch["input_ids"][~picked] == plain[~picked]).all()
+    hidden = batch["input_ids"][picked] == tokenizer.mask_token_id
+    assert 0.75 < hidden.mean() < 0.85
+    config = hf.AutoConfig.from_pretrained(tiny_model, dropout=0.0, attention_dropout=0.0)
+    model = hf.AutoModelForMaskedLM.from_config(config)
+    args = hf.TrainingArguments(
+        str(tmp_path), num_train_epochs=3, learning_rate=3e-3, per_device_train_batch_size=20, save_strategy="no",
+        disable_tqdm=True,
+    )  # fmt: skip
+    trainer = hf.Trainer(model, args, collator, train_dataset=data, eval_dataset=data)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < 0.7 * before
+    with pytest.raises(NotImplementedError, match="mlm=False"):
+        hf.DataCollatorForLanguageModeling(tokenizer, mlm=False)

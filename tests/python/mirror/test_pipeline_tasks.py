@@ -122,6 +122,29 @@ def test_features_equal_transformers(peer: Any, folder: Any, shared_data: Path, 
 
 
 @pytest.mark.peers
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_equal_transformers(peer: Any, folder: Any, shared_data: Path, kind: str) -> None:
+    peer("torch")
+    place = folder(kind, "masked-lm")
+    theirs = peer("transformers").pipeline("fill-mask", model=str(place), device="cpu")
+    ours = smhf.pipeline(model=str(place))
+    assert ours.task == "fill-mask"
+    texts = [text.replace("the", "[MASK]", 1) for text in text_models.texts(shared_data)[12:20]]
+    texts = [text if "[MASK]" in text else f"{text} [MASK]." for text in texts]
+    for options in ({}, {"top_k": 2}, {"targets": ["card", "money", "the"]}, {"targets": "bank", "top_k": 3}):
+        same(ours(texts, **options), theirs(texts, **options), options)
+    for text in (texts[0], f"[MASK] {texts[1]} [MASK]"):
+        same(ours(text), theirs(text), text)
+    same(ours(texts, batch_size=1), ours(texts), "batches")
+    cut = {"tokenizer_kwargs": {"truncation": True}}
+    same(ours(texts[0] + " very" * 200, **cut), theirs(texts[0] + " very" * 200, **cut), cut)
+    with pytest.raises(ValueError, match=r"row 1: no mask_token \(\[MASK\]\) in the text"):
+        ours([texts[0], "nothing hidden"])
+    with pytest.raises(ValueError, match=r"row 0 has \d+ tokens, the model takes 96"):
+        ours(texts[0] + " very" * 200)
+
+
+@pytest.mark.peers
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_sentence_embeddings_equal_pooled_hidden_states(
     peer: Any, folder: Any, shared_data: Path, tmp_path: Path, pooling: str
