@@ -65,7 +65,9 @@ def test_entities_equal_transformers(peer: Any, folder: Any, shared_data: Path, 
     texts = text_models.texts(shared_data)
     found = 0
     for strategy in ("none", "simple", "first", "average", "max"):
-        for options in ({}, {"ignore_labels": []}, {"ignore_labels": ["O", "PER", "B-PER"]}):
+        for options in ({"ignore_labels": []}, {}, {"ignore_labels": ["O", "PER", "B-PER"]}):
+            if options and strategy in ("average", "max"):
+                continue  # what is left out does not depend on how words were made to agree
             mine = ours(texts, aggregation_strategy=strategy, **options)
             same(mine, theirs(texts, aggregation_strategy=strategy, **options), (strategy, options))
             found += sum(map(len, mine))
