@@ -250,7 +250,7 @@ def table(slices: dict[tuple[str, str, int], dict[str, Any]]) -> dict[str, Any]:
                 key: {"mean": statistics.mean(values), "min": min(values), "max": max(values)}
                 for key, values in facts.items()
             }
-    report["verdicts"] = verdicts(slices, report["engines"])
+    report["verdicts"] = verdicts(slices)
     for sentence in report["verdicts"]:
         print(sentence)
     for s in slices.values():
@@ -262,17 +262,23 @@ def table(slices: dict[tuple[str, str, int], dict[str, Any]]) -> dict[str, Any]:
     return report
 
 
-def verdicts(slices: dict[tuple[str, str, int], dict[str, Any]], engines: dict[str, Any]) -> list[str]:
+def verdicts(slices: dict[tuple[str, str, int], dict[str, Any]]) -> list[str]:
     """What the study was made for, in sentences."""
     found = []
-    if len(engines) == 2:
-        for key, name in (("accuracy", "accuracy"), ("f1", "weighted F1")):
-            ours, theirs = engines["ours"][key], engines["hf"][key]
-            inside = theirs["min"] <= ours["mean"] <= theirs["max"]
-            found.append(
-                f"{name}: our mean {ours['mean']:.2f} is {'inside' if inside else 'OUTSIDE'} the range of their seeds "
-                f"({theirs['min']:.2f} to {theirs['max']:.2f})"
-            )
+    for key, name in (("accuracy", "accuracy"), ("f1", "weighted F1")):
+        ours, theirs = (
+            [s[key] for s in slices.values() if s["kind"] == "run" and s["engine"] == engine]
+            for engine in ENGINES
+        )
+        if min(len(ours), len(theirs)) < 2:
+            found.append(f"{name}: {len(ours)} and {len(theirs)} seeds are too few to compare")
+            continue
+        difference = statistics.mean(ours) - statistics.mean(theirs)
+        error = sum(statistics.variance(values) / len(values) for values in (ours, theirs)) ** 0.5
+        found.append(
+            f"{name}: ours minus theirs {difference:+.2f} points ({len(ours)} and {len(theirs)} seeds), "
+            f"{'within' if abs(difference) <= 2 * error else 'OUTSIDE'} two standard errors ({2 * error:.2f})"
+        )
     low = [
         s["precisions"]["int8"]
         for s in slices.values()
