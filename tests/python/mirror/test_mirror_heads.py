@@ -345,6 +345,7 @@ def test_words_are_hidden_and_learned(tmp_path: Path, tiny_model: Path) -> None:
     words = [token for token in tokenizer.get_vocab() if token.isalpha()]
     texts = [" ".join([words[i % len(words)]] * 6 + ["and"] * 6) for i in rng.integers(0, 4, 400)]
     data = Dataset.from_dict({"text": texts}).map(lambda b: tokenizer(b["text"]), batched=True)
+    data = data.remove_columns("text")
     collator = hf.DataCollatorForLanguageModeling(tokenizer, seed=1)
     rows = [data[i] for i in range(400)]
     batch, again = collator(rows), hf.DataCollatorForLanguageModeling(tokenizer, seed=1)(rows)
