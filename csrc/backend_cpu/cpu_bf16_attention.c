@@ -51,7 +51,8 @@ static void multiply(const cpu_bf16_kernels *kernels, float *out, int64_t ld, co
     }
 }
 
-/* Rows of a head lie a whole row of q, k and v apart, which no prefetcher of the processor follows. */
+/* Rows of a head lie a whole row of q, k and v apart, which no prefetcher of the processor follows.
+ */
 static void fetch_rows(smhf_tensor x, int32_t first, int32_t rows, int32_t column, int32_t size) {
     for (int32_t r = first; r < first + rows; r++) {
         const float *at = cpu_row(x, r) + column;
