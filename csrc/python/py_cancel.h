@@ -8,7 +8,7 @@
  * handler raised
  *
  * Only the main thread runs Python's signal handlers, so only there anything is asked, and at most
- * fifty times a second: the GIL is taken for the question alone.
+ * twenty times a second: the GIL is taken for the question alone.
  */
 #ifndef SMHF_PY_CANCEL_H
 #define SMHF_PY_CANCEL_H
