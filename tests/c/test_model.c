@@ -278,6 +278,62 @@ static smhf_status scenario_train(smhf_error *err) {
     return status;
 }
 
+static int stop_never(void *context) {
+    ++*(int *)context;
+    return 0;
+}
+
+static int stop_third(void *context) {
+    return ++*(int *)context >= 3;
+}
+
+/* A masked-LM head, frozen parts, layers computed again, a pass that is broken off. */
+static smhf_status scenario_masked(smhf_error *err) {
+    smhf_model_options model_options = SMHF_MODEL_DEFAULTS;
+    smhf_trainer_options options = SMHF_TRAINER_DEFAULTS;
+    smhf_trainer *trainer = NULL;
+    smhf_model *model = NULL;
+    smhf_step_report report;
+    int32_t words[14];
+    const int32_t picks[] = {1, 9};
+    int asked = 0;
+    const smhf_cancel never = {stop_never, &asked}, third = {stop_third, &asked};
+    smhf_examples examples = {.batch = &some_batch, .labels = {words, 4}, .cancel = &never};
+    const smhf_run run = {.batch = &some_batch, .picks = picks, .pick_count = 2, .cancel = &never};
+    float loss, logits[2 * 50];
+    uint8_t frozen[64] = {1, 1, 0}; /* the tables */
+    for (int t = 0; t < 14; t++) {
+        words[t] = t % 5 == 1 ? t : -100;
+    }
+    options.total_steps = 10;
+    options.gradient_checkpointing = 1;
+    options.frozen = frozen;
+    model_options.task = "masked-lm";
+    smhf_status status = smhf_model_new(smhf_bytes_from_string(TOY), &model_options, &model, err);
+    if (status == SMHF_OK) {
+        status = smhf_trainer_new(model, &options, &trainer, err);
+    }
+    if (status == SMHF_OK) {
+        status = smhf_trainer_forward_backward(trainer, &examples, &loss, err);
+    }
+    if (status == SMHF_OK) {
+        status = smhf_trainer_optimizer_step(trainer, &report, err);
+    }
+    if (status == SMHF_OK) {
+        status = smhf_model_run(model, &run, logits, err);
+        CHECK(asked > 10);
+    }
+    if (status == SMHF_OK) {
+        examples.cancel = &third;
+        asked = 0;
+        CHECK_INT(smhf_trainer_forward_backward(trainer, &examples, &loss, NULL), SMHF_E_CANCELLED);
+        CHECK_INT(smhf_trainer_optimizer_step(trainer, &report, NULL), SMHF_E_ARG);
+    }
+    smhf_trainer_free(trainer);
+    smhf_model_free(model);
+    return status;
+}
+
 static smhf_status scenario_save(smhf_error *err) {
     smhf_model *model = toy_model(err);
     const smhf_status status =
@@ -321,6 +377,7 @@ static void torture(const char *name, scenario run) {
 static void test_every_allocation_may_fail(void) {
     torture("open and forward", scenario_open_forward);
     torture("train", scenario_train);
+    torture("masked", scenario_masked);
     torture("save", scenario_save);
 }
 
