@@ -1,7 +1,8 @@
 /* encode.c: a batch of texts → packed rows: truncation windows, template, overflow.
  *
- * Texts are cut into chunks that depend on their number alone; each chunk is encoded by one worker
- * into its own buffers, then all are copied into one block. Results do not depend on threads.
+ * Texts are cut into chunks that depend on their number alone and are claimed by whichever thread
+ * is free. A worker's buffers take the rows of all chunks that its thread gets, then all are copied
+ * into one block in the order of the texts: results do not depend on threads.
  */
 #include "tokenizer/tokenizer_internal.h"
 
@@ -10,8 +11,9 @@
 
 #include <string.h>
 
-#define MAX_CHUNKS 64 /* bounds the workers that a call holds */
+#define MAX_CHUNKS 64
 #define MIN_CHUNK 16
+#define JOIN_ALONE 4096 /* tokens that are copied before another thread has woken */
 
 typedef struct window {
     size_t begin, end;
@@ -95,14 +97,15 @@ static smhf_status reserve_row(smhf_worker *worker, smhf_error *err) {
 }
 #undef GROW
 
+/* Type ids are written where some are not 0; else join_chunk clears them all. */
 static void put_tokens(smhf_worker *worker, const smhf_pieces *pieces, window part, int sequence,
-                       int32_t type_id, unsigned want) {
+                       int typed, int32_t type_id, unsigned want) {
     size_t at = worker->tokens, count = part.end - part.begin;
     if (count == 0) { /* arrays may not exist yet */
         return;
     }
     memcpy(worker->ids + at, pieces->ids + part.begin, count * sizeof *worker->ids);
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; typed && i < count; i++) {
         worker->type_ids[at + i] = type_id;
     }
     if (want & SMHF_WANT_OFFSETS) {
@@ -140,17 +143,24 @@ static void put_special(smhf_worker *worker, const smhf_template_piece *piece, u
     }
 }
 
+/* What became of a chunk: rows and tokens of a worker's buffers. */
+typedef struct chunk_rows {
+    smhf_worker *worker; /* holds the error when `status` is not SMHF_OK */
+    size_t token, tokens, row, rows, truncated;
+    smhf_status status;
+} chunk_rows;
+
 typedef struct batch {
     const smhf_tokenizer *tokenizer;
     const smhf_text_view *texts, *pairs;
     const smhf_encode_options *options;
     const smhf_template *template;
-    size_t count, chunk;
+    size_t count, chunk, chunk_count;
     size_t limit; /* tokens that texts may have together; SIZE_MAX: no truncation */
     size_t stop;  /* tokens of a text after which the rest of it changes nothing */
-    smhf_worker *workers[MAX_CHUNKS];
-    smhf_status status[MAX_CHUNKS];
-    smhf_error errors[MAX_CHUNKS];
+    int typed;    /* the template has type ids other than 0 */
+    _Atomic(smhf_worker *) idle[MAX_CHUNKS]; /* [chunk_count] workers between two chunks */
+    chunk_rows chunks[MAX_CHUNKS];           /* [chunk_count] */
 } batch;
 
 /* Which tokens of the text and of its pair make this row. */
@@ -166,9 +176,11 @@ static smhf_status put_row(const batch *b, smhf_worker *worker, size_t sample, w
     for (int i = 0; i < template->count; i++) {
         const smhf_template_piece *piece = &template->pieces[i];
         if (piece->sequence == 0) {
-            put_tokens(worker, &worker->first, first, 0, piece->type_id, b->options->want);
+            put_tokens(worker, &worker->first, first, 0, b->typed, piece->type_id,
+                       b->options->want);
         } else if (piece->sequence == 1) {
-            put_tokens(worker, &worker->second, second, 1, piece->type_id, b->options->want);
+            put_tokens(worker, &worker->second, second, 1, b->typed, piece->type_id,
+                       b->options->want);
         } else if (b->options->add_special_tokens) {
             put_special(worker, piece, b->options->want);
         }
@@ -324,20 +336,77 @@ static smhf_status encode_row(const batch *b, smhf_worker *worker, size_t row, s
     return put_rows(b, worker, row, &a, &c, err);
 }
 
-static void encode_chunk(void *context, size_t begin, size_t end) {
-    batch *b = context;
-    size_t slot = begin / b->chunk;
-    smhf_worker *worker = smhf_worker_acquire(b->tokenizer);
-    b->workers[slot] = worker;
-    if (worker == NULL) {
-        b->status[slot] = smhf_fail_nomem(&b->errors[slot], "worker", sizeof *worker);
-        return;
+/* A worker that has done a chunk of this batch before, else one of the tokenizer's. */
+static smhf_worker *take_worker(batch *b) {
+    for (size_t i = 0; i < b->chunk_count; i++) {
+        if (atomic_load_explicit(&b->idle[i], memory_order_relaxed) != NULL) {
+            smhf_worker *worker = atomic_exchange(&b->idle[i], NULL);
+            if (worker != NULL) {
+                return worker;
+            }
+        }
     }
-    for (size_t row = begin; row < end; row++) {
-        b->status[slot] = encode_row(b, worker, row, &b->errors[slot]);
-        if (b->status[slot] != SMHF_OK) {
+    return smhf_worker_acquire(b->tokenizer);
+}
+
+/* There are at most as many workers as chunks: one place is free. */
+static void put_worker(batch *b, smhf_worker *worker) {
+    for (size_t i = 0;; i = (i + 1) % b->chunk_count) {
+        smhf_worker *none = NULL;
+        if (atomic_compare_exchange_strong(&b->idle[i], &none, worker)) {
             return;
         }
+    }
+}
+
+static void encode_chunk(void *context, size_t begin, size_t end) {
+    batch *b = context;
+    chunk_rows *chunk = &b->chunks[begin / b->chunk];
+    smhf_worker *worker = take_worker(b);
+    chunk->worker = worker;
+    chunk->status = SMHF_OK;
+    if (worker == NULL) {
+        chunk->status = SMHF_E_NOMEM;
+        return;
+    }
+    chunk->token = worker->tokens;
+    chunk->row = worker->rows;
+    chunk->truncated = worker->truncated_count;
+    for (size_t row = begin; row < end; row++) {
+        chunk->status = encode_row(b, worker, row, &worker->error);
+        if (chunk->status != SMHF_OK) {
+            return; /* the worker stays with the chunk, for its error */
+        }
+    }
+    chunk->tokens = worker->tokens - chunk->token;
+    chunk->rows = worker->rows - chunk->row;
+    chunk->truncated = worker->truncated_count - chunk->truncated;
+    put_worker(b, worker);
+}
+
+/* The first failing row of the lowest chunk. */
+static smhf_status first_failure(const batch *b, smhf_error *err) {
+    for (size_t slot = 0; slot < b->chunk_count; slot++) {
+        const chunk_rows *chunk = &b->chunks[slot];
+        if (chunk->status != SMHF_OK && chunk->worker == NULL) {
+            return smhf_fail_nomem(err, "worker", sizeof *chunk->worker);
+        }
+        if (chunk->status != SMHF_OK) {
+            if (err != NULL) {
+                *err = chunk->worker->error;
+            }
+            return chunk->status;
+        }
+    }
+    return SMHF_OK;
+}
+
+static void release_workers(batch *b) {
+    for (size_t slot = 0; slot < b->chunk_count; slot++) {
+        if (b->chunks[slot].status != SMHF_OK) {
+            smhf_worker_release(b->tokenizer, b->chunks[slot].worker);
+        }
+        smhf_worker_release(b->tokenizer, atomic_load(&b->idle[slot]));
     }
 }
 
@@ -383,89 +452,49 @@ static void join_chunk(void *context, size_t begin, size_t end) {
     const joiner *j = context;
     smhf_encoding *out = j->out;
     for (size_t slot = begin; slot < end; slot++) {
-        const smhf_worker *w = j->b->workers[slot];
-        size_t at = j->token_at[slot], row = j->row_at[slot], n = w->tokens;
+        const chunk_rows *chunk = &j->b->chunks[slot];
+        const smhf_worker *w = chunk->worker;
+        size_t at = j->token_at[slot], row = j->row_at[slot], n = chunk->tokens, t = chunk->token;
         int32_t sum = (int32_t)at;
         if (n > 0) {
-            memcpy(out->ids + at, w->ids, n * sizeof *out->ids);
-            memcpy(out->type_ids + at, w->type_ids, n * sizeof *out->type_ids);
+            memcpy(out->ids + at, w->ids + t, n * sizeof *out->ids);
+        }
+        if (n > 0 && j->b->typed) {
+            memcpy(out->type_ids + at, w->type_ids + t, n * sizeof *out->type_ids);
+        } else {
+            memset(out->type_ids + at, 0, n * sizeof *out->type_ids);
         }
         if (out->offsets != NULL && n > 0) {
-            memcpy(out->offsets + 2 * at, w->offsets, 2 * n * sizeof *out->offsets);
+            memcpy(out->offsets + 2 * at, w->offsets + 2 * t, 2 * n * sizeof *out->offsets);
         }
         if (out->word_ids != NULL && n > 0) {
-            memcpy(out->word_ids + at, w->word_ids, n * sizeof *out->word_ids);
+            memcpy(out->word_ids + at, w->word_ids + t, n * sizeof *out->word_ids);
         }
         if (out->sequence_ids != NULL && n > 0) {
-            memcpy(out->sequence_ids + at, w->sequence_ids, n);
+            memcpy(out->sequence_ids + at, w->sequence_ids + t, n);
         }
         if (out->special_mask != NULL && n > 0) {
-            memcpy(out->special_mask + at, w->special_mask, n);
+            memcpy(out->special_mask + at, w->special_mask + t, n);
         }
-        for (size_t r = 0; r < w->rows; r++) {
+        for (size_t r = 0; r < chunk->rows; r++) {
             out->cu_seqlens[row + r] = sum;
-            sum += w->row_lengths[r];
-            out->sample[row + r] = w->row_samples[r];
-            out->truncated[row + r] = w->row_truncated[r];
+            sum += w->row_lengths[chunk->row + r];
+            out->sample[row + r] = w->row_samples[chunk->row + r];
+            out->truncated[row + r] = w->row_truncated[chunk->row + r];
         }
     }
 }
 
-/* One block for the struct and all arrays; 64-byte lines keep them apart. */
-static smhf_status allocate(size_t rows, size_t tokens, unsigned want, smhf_encoding **out,
-                            smhf_error *err) {
-    const size_t sizes[] = {
-        sizeof(smhf_encoding),
-        (rows + 1) * sizeof(int32_t),
-        tokens * sizeof(int32_t),
-        tokens * sizeof(int32_t),
-        (want & SMHF_WANT_OFFSETS) ? tokens * 2 * sizeof(int32_t) : 0,
-        (want & SMHF_WANT_WORD_IDS) ? tokens * sizeof(int32_t) : 0,
-        (want & SMHF_WANT_SEQUENCE_IDS) ? tokens : 0,
-        (want & SMHF_WANT_SPECIAL_MASK) ? tokens : 0,
-        rows * sizeof(int32_t),
-        rows,
-    };
-    uint8_t *parts[sizeof sizes / sizeof *sizes];
-    size_t total = 0;
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        total += (sizes[i] + 63) / 64 * 64 + 64;
-    }
-    uint8_t *block = smhf_malloc_aligned(total, SMHF_CACHE_LINE);
-    if (block == NULL) {
-        return smhf_fail_nomem(err, "encoding", total);
-    }
-    uint8_t *at = block;
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        parts[i] = at;
-        at += (sizes[i] + 63) / 64 * 64 + 64;
-    }
-    smhf_encoding *encoding = (smhf_encoding *)(void *)block;
-    memset(encoding, 0, sizeof *encoding);
-    encoding->rows = rows;
-    encoding->tokens = tokens;
-    encoding->cu_seqlens = (int32_t *)(void *)parts[1];
-    encoding->ids = (int32_t *)(void *)parts[2];
-    encoding->type_ids = (int32_t *)(void *)parts[3];
-    encoding->offsets = (want & SMHF_WANT_OFFSETS) ? (int32_t *)(void *)parts[4] : NULL;
-    encoding->word_ids = (want & SMHF_WANT_WORD_IDS) ? (int32_t *)(void *)parts[5] : NULL;
-    encoding->sequence_ids = (want & SMHF_WANT_SEQUENCE_IDS) ? (int8_t *)parts[6] : NULL;
-    encoding->special_mask = (want & SMHF_WANT_SPECIAL_MASK) ? parts[7] : NULL;
-    encoding->sample = (int32_t *)(void *)parts[8];
-    encoding->truncated = parts[9];
-    *out = encoding;
-    return SMHF_OK;
-}
-
-static smhf_status join(const batch *b, size_t chunks, smhf_encoding **out, smhf_error *err) {
-    joiner j = {.b = b};
+static smhf_status join(const batch *b, smhf_encoding **out, smhf_error *err) {
+    joiner j;
     size_t tokens = 0, rows = 0, truncated = 0, longest = 0;
-    for (size_t slot = 0; slot < chunks; slot++) {
+    j.b = b;
+    for (size_t slot = 0; slot < b->chunk_count; slot++) {
         j.token_at[slot] = tokens;
         j.row_at[slot] = rows;
-        tokens += b->workers[slot]->tokens;
-        rows += b->workers[slot]->rows;
-        truncated += b->workers[slot]->truncated_count;
+        tokens += b->chunks[slot].tokens;
+        rows += b->chunks[slot].rows;
+        truncated += b->chunks[slot].truncated;
     }
     if (tokens > INT32_MAX || rows >= INT32_MAX) {
         return smhf_fail(err, SMHF_E_ARG,
@@ -473,8 +502,12 @@ static smhf_status join(const batch *b, size_t chunks, smhf_encoding **out, smhf
                          "in smaller batches",
                          tokens, INT32_MAX);
     }
-    SMHF_TRY(allocate(rows, tokens, b->options->want, &j.out, err));
-    smhf_parallel_for(chunks, 4, join_chunk, &j);
+    SMHF_TRY(smhf_encoding_new(b->tokenizer->shelf, rows, tokens, b->options->want, &j.out, err));
+    if (tokens < JOIN_ALONE) {
+        join_chunk(&j, 0, b->chunk_count);
+    } else {
+        smhf_parallel_for(b->chunk_count, 4, join_chunk, &j);
+    }
     j.out->cu_seqlens[rows] = (int32_t)tokens;
     for (size_t r = 0; r < rows; r++) {
         size_t length = (size_t)(j.out->cu_seqlens[r + 1] - j.out->cu_seqlens[r]);
@@ -486,28 +519,35 @@ static smhf_status join(const batch *b, size_t chunks, smhf_encoding **out, smhf
     return SMHF_OK;
 }
 
+static int has_types(const smhf_template *template) {
+    int typed = 0;
+    for (int i = 0; i < template->count; i++) {
+        typed |= template->pieces[i].type_id != 0;
+    }
+    return typed;
+}
+
 smhf_status smhf_tokenizer_encode_batch(const smhf_tokenizer *tokenizer,
                                         const smhf_text_view *texts, const smhf_text_view *pairs,
                                         size_t count, const smhf_encode_options *options,
                                         smhf_encoding **out, smhf_error *err) {
     static const smhf_encode_options defaults = SMHF_ENCODE_DEFAULTS;
-    batch b = {.tokenizer = tokenizer, .texts = texts, .pairs = pairs, .count = count};
-    smhf_status status;
-    size_t chunks;
+    batch b; /* a few kilobytes: only what is used is written */
     *out = NULL;
-    b.options = (options != NULL) ? options : &defaults;
-    b.template = (pairs != NULL) ? &tokenizer->pair : &tokenizer->single;
     if (count > INT32_MAX / 2) {
         return smhf_fail(err, SMHF_E_ARG, "%zu texts, expected at most %d", count, INT32_MAX / 2);
     }
+    b.tokenizer = tokenizer;
+    b.texts = texts;
+    b.pairs = pairs;
+    b.count = count;
+    b.options = (options != NULL) ? options : &defaults;
+    b.template = (pairs != NULL) ? &tokenizer->pair : &tokenizer->single;
+    b.typed = has_types(b.template);
     b.chunk = (count + MAX_CHUNKS - 1) / MAX_CHUNKS;
     b.chunk = (b.chunk < MIN_CHUNK) ? MIN_CHUNK : b.chunk;
-    chunks = (count + b.chunk - 1) / b.chunk;
-
-    status = check_options(&b, &b.limit, err);
-    if (status != SMHF_OK) {
-        goto done;
-    }
+    b.chunk_count = (count + b.chunk - 1) / b.chunk;
+    SMHF_TRY(check_options(&b, &b.limit, err));
     /* A row cut on the right needs no more than one token beyond the cut. Pairs need both lengths:
      * which side gives way depends on them. */
     b.stop = SIZE_MAX;
@@ -515,24 +555,14 @@ smhf_status smhf_tokenizer_encode_batch(const smhf_tokenizer *tokenizer,
         !b.options->truncation_left && b.options->truncation != SMHF_TRUNCATE_ONLY_SECOND) {
         b.stop = b.limit + 1;
     }
+    for (size_t slot = 0; slot < b.chunk_count; slot++) {
+        atomic_init(&b.idle[slot], NULL);
+    }
     smhf_parallel_for(count, b.chunk, encode_chunk, &b);
-    for (size_t slot = 0; slot < chunks && status == SMHF_OK; slot++) {
-        status = b.status[slot]; /* the first failing row of the lowest chunk */
-        if (status != SMHF_OK && err != NULL) {
-            *err = b.errors[slot];
-        }
-    }
+    smhf_status status = first_failure(&b, err);
     if (status == SMHF_OK) {
-        status = join(&b, chunks, out, err);
+        status = join(&b, out, err);
     }
-
-done:
-    for (size_t slot = 0; slot < chunks; slot++) {
-        smhf_worker_release(tokenizer, b.workers[slot]);
-    }
+    release_workers(&b);
     return status;
-}
-
-void smhf_encoding_free(smhf_encoding *encoding) {
-    smhf_free(encoding);
 }

@@ -372,7 +372,10 @@ smhf_status smhf_tokenizer_build(smhf_tokenizer_spec *spec, const smhf_tokenizer
         return smhf_fail_nomem(err, "tokenizer", sizeof *tokenizer);
     }
     smhf_arena_init(&tokenizer->arena, 1 << 16);
-    smhf_status status = build(tokenizer, spec, (options != NULL) ? options : &defaults, err);
+    tokenizer->shelf = smhf_shelf_new();
+    smhf_status status = (tokenizer->shelf != NULL)
+                             ? build(tokenizer, spec, (options != NULL) ? options : &defaults, err)
+                             : smhf_fail_nomem(err, "tokenizer", sizeof *tokenizer);
     if (status != SMHF_OK) {
         smhf_tokenizer_free(tokenizer);
         return status;
@@ -388,6 +391,7 @@ void smhf_tokenizer_free(smhf_tokenizer *tokenizer) {
     for (int i = 0; i < SMHF_WORKER_CACHE; i++) {
         smhf_worker_free(atomic_load(&tokenizer->idle[i]));
     }
+    smhf_shelf_release(tokenizer->shelf);
     smhf_arena_deinit(&tokenizer->arena);
     smhf_free(tokenizer);
 }

@@ -3,8 +3,8 @@
  * A text goes through them in this order (the stages of the package `tokenizers`):
  *   matcher (raw added tokens) → charmap (clean, space CJK, NFD, strip, lower: one lookup a code
  *   point) → matcher (normalized added tokens) → words → vocab (longest match) → windows →
- * template. Everything below is immutable once the tokenizer is built, except the cache of idle
- * workers.
+ * template. Everything below is immutable once the tokenizer is built, except the caches of idle
+ * workers and of encodings' memory.
  */
 #ifndef SMHF_TOKENIZER_INTERNAL_H
 #define SMHF_TOKENIZER_INTERNAL_H
@@ -182,6 +182,7 @@ typedef struct smhf_template {
 } smhf_template;
 
 typedef struct smhf_worker smhf_worker;
+typedef struct smhf_shelf smhf_shelf;
 #define SMHF_WORKER_CACHE 64
 
 struct smhf_tokenizer {
@@ -203,6 +204,7 @@ struct smhf_tokenizer {
     smhf_bytes_view role_tokens[SMHF_TOKEN_ROLES];
     smhf_tokenizer_info info;
     _Atomic(smhf_worker *) idle[SMHF_WORKER_CACHE]; /* lock-free, hence safe after fork */
+    smhf_shelf *shelf;
 };
 
 /* What files and options say, before anything is built. Views point into `arena`. */
@@ -275,6 +277,7 @@ struct smhf_worker {
     uint8_t *row_truncated;
     size_t rows, row_capacity;
     size_t truncated_count;
+    smhf_error error; /* of the row that failed */
 };
 
 smhf_worker *smhf_worker_acquire(const smhf_tokenizer *tokenizer);
@@ -300,5 +303,14 @@ smhf_status smhf_text_widen(const smhf_text_view *text, uint32_t **wide, size_t 
 /* Room for `count` items of `size` bytes in a growable array; contents are kept. */
 smhf_status smhf_grow(void *array_pointer, size_t *capacity, size_t count, size_t size,
                       smhf_error *err) SMHF_MUST_USE;
+
+/* --- encoding_block.c: memory of encodings --------------------------------------------------- */
+
+smhf_shelf *smhf_shelf_new(void);
+/* Lets go of the shelf; it stays while encodings live that were made from it. NULL is fine. */
+void smhf_shelf_release(smhf_shelf *shelf);
+/* An encoding with arrays for so many rows and tokens, not filled. Ended by smhf_encoding_free. */
+smhf_status smhf_encoding_new(smhf_shelf *shelf, size_t rows, size_t tokens, unsigned want,
+                              smhf_encoding **out, smhf_error *err) SMHF_MUST_USE;
 
 #endif
