@@ -91,7 +91,7 @@ MICROHTTPD = Library(
 
 # Extension modules over libsmhf.so: room -> (libraries it needs, needs NumPy headers).
 MODULES: dict[str, tuple[list[Library], bool]] = {
-    "tokenizer": ([], False),
+    "tokenizer": ([], True),
     "model": ([], True),
     "invoker": ([CURL, OPENSSL], False),
     "server": ([MICROHTTPD], False),
@@ -243,7 +243,7 @@ def module_sources(room: str) -> list[Path]:
 
 # Which glue files make which module; py_array.c is NumPy's only door.
 GLUE_FILES: dict[str, set[str]] = {
-    "tokenizer": {"tokenizer_module.c", "tokenizer_type.c", "encoding_type.c"},
+    "tokenizer": {"tokenizer_module.c", "tokenizer_type.c", "encoding_type.c", "py_array.c"},
     "model": {"model_module.c", "model_type.c", "trainer_type.c", "py_array.c", "py_cancel.c"},
     "invoker": {"invoker_module.c", "invoker_type.c"},
     "server": {"server_module.c", "server_type.c", "server_join.c"},

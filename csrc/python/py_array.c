@@ -13,7 +13,7 @@ int smhf_py_array_init(void) {
 }
 
 static PyObject *new_array(int ndim, const size_t *shape, int type, void **data) {
-    npy_intp dims[2] = {0, 0};
+    npy_intp dims[3] = {0, 0, 0};
     for (int d = 0; d < ndim; d++) {
         if (shape[d] > (size_t)NPY_MAX_INTP) {
             return PyErr_NoMemory();
@@ -39,4 +39,8 @@ PyObject *smhf_py_array_i64(size_t count, int64_t **data) {
     PyObject *array = new_array(1, &count, NPY_INT64, &memory);
     *data = memory;
     return array;
+}
+
+PyObject *smhf_py_array_int(int ndim, const size_t shape[3], size_t item_size, void **data) {
+    return new_array(ndim, shape, (item_size == 4) ? NPY_INT32 : NPY_INT64, data);
 }

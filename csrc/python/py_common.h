@@ -37,7 +37,7 @@ PyObject *smhf_py_raise(const smhf_py_errors *errors, const smhf_error *err);
 typedef struct smhf_py_arrow smhf_py_arrow;
 typedef struct smhf_py_texts {
     smhf_text_view *views; /* count entries; valid until release */
-    PyObject **owners;     /* strong references; NULL for an Arrow column */
+    PyObject **owners;     /* strong references; NULL for an Arrow column and a held tuple */
     Py_ssize_t count;
     smhf_py_arrow *arrow; /* what keeps an Arrow column alive, or NULL */
 } smhf_py_texts;
@@ -51,6 +51,10 @@ void smhf_py_texts_release(smhf_py_texts *texts);
  * are read in place: 1 done, 0 no such object, -1 exception. smhf_py_texts_acquire asks it. */
 int smhf_py_arrow_acquire(PyObject *object, const char *name, smhf_py_texts *texts);
 void smhf_py_arrow_release(smhf_py_arrow *arrow);
+/* The same for a tuple that the caller holds until release: no references of its own. */
+int smhf_py_texts_borrow(PyObject *tuple, const char *name, smhf_py_texts *texts);
+/* One text of them. */
+int smhf_py_text_view(PyObject *item, const char *name, Py_ssize_t row, smhf_text_view *view);
 
 /* A C-contiguous array argument through the buffer protocol. */
 typedef struct smhf_py_view {
@@ -70,6 +74,11 @@ void smhf_py_view_release(smhf_py_view *view);
 
 /* Path argument (str, bytes, os.PathLike) as new bytes object; NULL with exception set. */
 PyObject *smhf_py_path(PyObject *object);
+
+#ifndef Py_BEGIN_CRITICAL_SECTION /* before 3.13: the GIL is the lock */
+#define Py_BEGIN_CRITICAL_SECTION(op) {
+#define Py_END_CRITICAL_SECTION() }
+#endif
 
 #ifndef Py_mod_gil /* before 3.13 */
 #define SMHF_PY_MOD_GIL_NOT_USED

@@ -5,7 +5,7 @@
  */
 #include "py_common.h"
 
-static int view_text(PyObject *item, const char *name, Py_ssize_t row, smhf_text_view *view) {
+int smhf_py_text_view(PyObject *item, const char *name, Py_ssize_t row, smhf_text_view *view) {
     if (PyUnicode_Check(item)) {
 #if PY_VERSION_HEX < 0x030C0000
         if (PyUnicode_READY(item) < 0) {
@@ -63,7 +63,7 @@ int smhf_py_texts_acquire(PyObject *sequence, const char *name, smhf_py_texts *t
         PyObject *item = PySequence_Fast_GET_ITEM(fast, row);
         texts->owners[row] = Py_NewRef(item);
         texts->count = row + 1;
-        if (view_text(item, name, row, &texts->views[row]) < 0) {
+        if (smhf_py_text_view(item, name, row, &texts->views[row]) < 0) {
             goto done;
         }
     }
@@ -72,6 +72,23 @@ int smhf_py_texts_acquire(PyObject *sequence, const char *name, smhf_py_texts *t
 done:
     Py_DECREF(fast);
     return status;
+}
+
+int smhf_py_texts_borrow(PyObject *tuple, const char *name, smhf_py_texts *texts) {
+    Py_ssize_t count = PyTuple_GET_SIZE(tuple);
+    *texts = (smhf_py_texts){0};
+    texts->views = PyMem_Malloc((size_t)(count > 0 ? count : 1) * sizeof *texts->views);
+    if (texts->views == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t row = 0; row < count; row++) {
+        if (smhf_py_text_view(PyTuple_GET_ITEM(tuple, row), name, row, &texts->views[row]) < 0) {
+            return -1;
+        }
+    }
+    texts->count = count;
+    return 0;
 }
 
 void smhf_py_texts_release(smhf_py_texts *texts) {

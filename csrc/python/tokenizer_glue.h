@@ -11,6 +11,8 @@ typedef struct tokenizer_state {
     PyObject *tokenizer_type;
     PyObject *encoding_type;
     PyObject *field_type;
+    int has_numpy; /* its C API is loaded: at the first array, so that an interpreter which NumPy
+                      refuses can still encode */
 } tokenizer_state;
 
 extern PyModuleDef smhf_py_tokenizer_module;
@@ -19,8 +21,12 @@ extern PyType_Spec smhf_py_encoding_spec;
 extern PyType_Spec smhf_py_field_spec;
 
 tokenizer_state *smhf_py_tokenizer_state(PyTypeObject *type);
-/* Takes the handle over (also on failure, when it is freed). */
-PyObject *smhf_py_encoding_wrap(tokenizer_state *state, smhf_encoding *encoding);
+/* An object of `type`, state->encoding_type or a class derived from it. Takes the handle over (also
+ * on failure, when it is freed). */
+PyObject *smhf_py_encoding_wrap(PyTypeObject *type, smhf_encoding *encoding);
+/* What a later pass over the texts needs, and whether rows are padded to the longest (`padded`). */
+void smhf_py_encoding_settle(PyObject *op, PyObject *tokenizer, PyObject *texts, int padded,
+                             int left, long long pad, int item_size);
 PyObject *smhf_py_tokenizer_wrap(tokenizer_state *state, smhf_tokenizer *tokenizer);
 /* Keyword arguments of the openers: do_lower_case=, strip_accents=, tokenize_chinese_chars=,
  * clean_text= (None: not said), model_max_length= (None), unk_token= … mask_token= (None). */

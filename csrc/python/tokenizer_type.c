@@ -49,11 +49,31 @@ static PyObject *utf8_of(PyObject *text, const char *name, smhf_bytes_view *view
 
 /* --- encode ---------------------------------------------------------------------------------- */
 
-PyDoc_STRVAR(encode_doc,
-             "encode($self, texts, pairs=None, *, add_special_tokens=True, truncation=0,\n"
-             "       truncation_left=False, max_length=0, stride=0, overflow=False, want=0,\n"
-             "       split_special_tokens=False, word_starts=None, pair_word_starts=None)\n--\n\n"
-             "Encode a sequence of str or UTF-8 bytes into an Encoding of packed rows.");
+PyDoc_STRVAR(
+    encode_doc,
+    "encode($self, texts, pairs=None, *, add_special_tokens=True, truncation=0,\n"
+    "       truncation_left=False, max_length=0, stride=0, overflow=False, want=0,\n"
+    "       split_special_tokens=False, word_starts=None, pair_word_starts=None,\n"
+    "       cls=None)\n--\n\n"
+    "Encode a sequence of str or UTF-8 bytes into an Encoding (or a `cls` derived from it) "
+    "of packed rows.");
+
+/* None becomes the Encoding class itself; others must be derived from it. */
+static int check_class(PyObject *op, PyObject **class_object) {
+    PyObject *base = smhf_py_tokenizer_state(Py_TYPE(op))->encoding_type;
+    if (*class_object == Py_None) {
+        *class_object = base;
+    }
+    if (*class_object == base) {
+        return 0;
+    }
+    if (!PyType_Check(*class_object) ||
+        !PyType_IsSubtype((PyTypeObject *)*class_object, (PyTypeObject *)base)) {
+        PyErr_SetString(PyExc_TypeError, "cls: expected a class derived from Encoding");
+        return -1;
+    }
+    return 0;
+}
 
 /* Starts of rows among words: rows + 1 int64 that begin with 0, never fall and end with `words`. */
 static int acquire_starts(PyObject *object, const char *name, Py_ssize_t words,
@@ -89,6 +109,7 @@ static PyObject *tokenizer_encode(PyObject *op, PyObject *args, PyObject *kwargs
                             "split_special_tokens",
                             "word_starts",
                             "pair_word_starts",
+                            "cls",
                             NULL};
     smhf_encode_options options = SMHF_ENCODE_DEFAULTS;
     smhf_py_texts texts = {0}, pairs = {0};
@@ -97,15 +118,16 @@ static PyObject *tokenizer_encode(PyObject *op, PyObject *args, PyObject *kwargs
     smhf_error err = SMHF_ERROR_INIT;
     smhf_status status;
     PyObject *texts_object, *pairs_object = Py_None, *result = NULL;
-    PyObject *starts_object = Py_None, *pair_starts_object = Py_None;
+    PyObject *starts_object = Py_None, *pair_starts_object = Py_None, *class_object = Py_None;
     Py_ssize_t max_length = 0, stride = 0;
     int truncation = 0;
 
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O|O$pipnnpIpOO:encode", names, &texts_object, &pairs_object,
+            args, kwargs, "O|O$pipnnpIpOOO:encode", names, &texts_object, &pairs_object,
             &options.add_special_tokens, &truncation, &options.truncation_left, &max_length,
             &stride, &options.overflow, &options.want, &options.split_special_tokens,
-            &starts_object, &pair_starts_object)) {
+            &starts_object, &pair_starts_object, &class_object) ||
+        check_class(op, &class_object) < 0) {
         return NULL;
     }
     if (max_length < 0 || stride < 0 || truncation < 0 || truncation > SMHF_TRUNCATE_ONLY_SECOND) {
@@ -141,15 +163,79 @@ static PyObject *tokenizer_encode(PyObject *op, PyObject *args, PyObject *kwargs
         &options, &encoding, &err);
     Py_END_ALLOW_THREADS
 
-        result = (status == SMHF_OK)
-                     ? smhf_py_encoding_wrap(smhf_py_tokenizer_state(Py_TYPE(op)), encoding)
-                     : smhf_py_raise(ERRORS(op), &err);
+        result = (status == SMHF_OK) ? smhf_py_encoding_wrap((PyTypeObject *)class_object, encoding)
+                                     : smhf_py_raise(ERRORS(op), &err);
 
 done:
     smhf_py_view_release(&starts);
     smhf_py_view_release(&pair_starts);
     smhf_py_texts_release(&texts);
     smhf_py_texts_release(&pairs);
+    return result;
+}
+
+/* --- plain ----------------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(plain_doc, "plain($self, cls, texts, padded, left, pad_id, item_size, /)\n--\n\n"
+                        "Encode a str or a list of them with no other options, the short way.");
+
+#define SHORT_TEXT 4096 /* characters: less work than giving the GIL away and taking it back */
+
+static PyObject *tokenizer_plain(PyObject *op, PyObject *const *args, Py_ssize_t count) {
+    smhf_encoding *encoding = NULL;
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_status status;
+    smhf_text_view view;
+    smhf_py_texts texts = {0};
+    PyObject *kept = NULL, *result = NULL;
+    if (count != 6) {
+        PyErr_SetString(PyExc_TypeError, "plain: expected 6 arguments");
+        return NULL;
+    }
+    PyObject *class_object = args[0];
+    int padded = PyObject_IsTrue(args[2]), left = PyObject_IsTrue(args[3]);
+    long long pad = PyLong_AsLongLong(args[4]);
+    int item_size = (int)PyLong_AsLong(args[5]);
+    if (padded < 0 || left < 0 || PyErr_Occurred() || check_class(op, &class_object) < 0) {
+        return NULL;
+    }
+    if (item_size != 4 && item_size != 8) {
+        PyErr_SetString(PyExc_ValueError, "item_size: expected 4 or 8");
+        return NULL;
+    }
+
+    if (PyUnicode_Check(args[1])) {
+        if (smhf_py_text_view(args[1], "texts", 0, &view) < 0) {
+            return NULL;
+        }
+        kept = Py_NewRef(args[1]);
+        if (view.length <= SHORT_TEXT) {
+            status =
+                smhf_tokenizer_encode_batch(TOKENIZER(op), &view, NULL, 1, NULL, &encoding, &err);
+        } else {
+            Py_BEGIN_ALLOW_THREADS status =
+                smhf_tokenizer_encode_batch(TOKENIZER(op), &view, NULL, 1, NULL, &encoding, &err);
+            Py_END_ALLOW_THREADS
+        }
+    } else {
+        kept = PySequence_Tuple(args[1]); /* the caller's list may change */
+        if (kept == NULL || smhf_py_texts_borrow(kept, "texts", &texts) < 0) {
+            goto done;
+        }
+        Py_BEGIN_ALLOW_THREADS status = smhf_tokenizer_encode_batch(
+            TOKENIZER(op), texts.views, NULL, (size_t)texts.count, NULL, &encoding, &err);
+        Py_END_ALLOW_THREADS
+    }
+
+    result = (status == SMHF_OK) ? smhf_py_encoding_wrap((PyTypeObject *)class_object, encoding)
+                                 : smhf_py_raise(ERRORS(op), &err);
+    if (result != NULL) {
+        smhf_py_encoding_settle(result, op, kept, padded, left, pad, item_size);
+    }
+
+done:
+    smhf_py_texts_release(&texts);
+    Py_XDECREF(kept);
     return result;
 }
 
@@ -395,6 +481,7 @@ static PyObject *tokenizer_capsule(PyObject *op, PyObject *ignored) {
 static PyMethodDef tokenizer_methods[] = {
     {"encode", (PyCFunction)(void (*)(void))tokenizer_encode, METH_VARARGS | METH_KEYWORDS,
      encode_doc},
+    {"plain", (PyCFunction)(void (*)(void))tokenizer_plain, METH_FASTCALL, plain_doc},
     {"decode", tokenizer_decode, METH_VARARGS, decode_doc},
     {"token_to_id", tokenizer_token_to_id, METH_O,
      "token_to_id($self, token, /)\n--\n\nId of a token, or None."},

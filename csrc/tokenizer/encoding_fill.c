@@ -120,3 +120,13 @@ smhf_status smhf_encoding_fill(const smhf_encoding *encoding, smhf_encoding_fiel
     smhf_parallel_for(encoding->rows, ROWS_PER_CHUNK, fill_rows, &f);
     return SMHF_OK;
 }
+
+smhf_status smhf_encoding_fill_row(const smhf_encoding *encoding, smhf_encoding_field field,
+                                   size_t row, void *out, size_t item_size, smhf_error *err) {
+    smhf_encoding one = *encoding; /* a window on one row */
+    int32_t cu_seqlens[2] = {encoding->cu_seqlens[row], encoding->cu_seqlens[row + 1]};
+    one.rows = 1;
+    one.cu_seqlens = cu_seqlens;
+    one.longest = (size_t)(cu_seqlens[1] - cu_seqlens[0]);
+    return smhf_encoding_fill(&one, field, out, item_size, one.longest, 0, 0, err);
+}

@@ -199,6 +199,11 @@ smhf_status smhf_encoding_fill(const smhf_encoding *encoding, smhf_encoding_fiel
                                size_t item_size, size_t width, int64_t pad, int pad_left,
                                smhf_error *err) SMHF_MUST_USE;
 
+/* The same for one row below encoding->rows, out[its tokens] without padding. */
+smhf_status smhf_encoding_fill_row(const smhf_encoding *encoding, smhf_encoding_field field,
+                                   size_t row, void *out, size_t item_size,
+                                   smhf_error *err) SMHF_MUST_USE;
+
 /* --- Decoding, saving ------------------------------------------------------------------------ */
 
 /* Appends the text of `ids` as UTF-8 to `out`. Unknown ids are left out. `cleanup` 0, 1 or
