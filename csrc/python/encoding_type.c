@@ -9,6 +9,8 @@
 #include "py_array.h"
 #include "tokenizer_glue.h"
 
+#include "common/mem.h"
+
 #include <stddef.h>
 #include <structmember.h>
 
@@ -279,6 +281,37 @@ static PyObject *row_array(const encoding_object *self, smhf_encoding_field fiel
     return array;
 }
 
+#define LARGE_BYTES 65536 /* from here on memory is handed from batch to batch */
+
+static void block_release(PyObject *capsule) {
+    smhf_encoding_block_give(PyCapsule_GetPointer(capsule, NULL));
+}
+
+/* A new array; large ones lie in memory that earlier arrays had. */
+static PyObject *new_array(const encoding_object *self, int ndim, const size_t shape[3],
+                           void **data) {
+    size_t bytes = (size_t)self->item_size;
+    for (int d = 0; d < ndim; d++) {
+        if (smhf_mul_size(bytes, shape[d], &bytes) != 0) {
+            return PyErr_NoMemory();
+        }
+    }
+    if (bytes < LARGE_BYTES) {
+        return smhf_py_array_int(ndim, shape, (size_t)self->item_size, data);
+    }
+    void *block = smhf_encoding_block_take(self->encoding, bytes);
+    if (block == NULL) {
+        return PyErr_NoMemory();
+    }
+    PyObject *owner = PyCapsule_New(block, NULL, block_release);
+    if (owner == NULL) {
+        smhf_encoding_block_give(block);
+        return NULL;
+    }
+    *data = block;
+    return smhf_py_array_int_over(ndim, shape, (size_t)self->item_size, block, owner);
+}
+
 /* A field as its properties show it: [rows, width], or a list of rows of their own lengths. */
 static PyObject *make_rows(const encoding_object *self, smhf_encoding_field field, long long pad) {
     const smhf_encoding *e = self->encoding;
@@ -290,9 +323,8 @@ static PyObject *make_rows(const encoding_object *self, smhf_encoding_field fiel
     if (self->width >= 0 || e->rows == 1) {
         size_t width = (self->width >= 0) ? (size_t)self->width : e->longest;
         void *data;
-        PyObject *array =
-            smhf_py_array_int((field == SMHF_FIELD_OFFSETS) ? 3 : 2, (size_t[3]){e->rows, width, 2},
-                              (size_t)self->item_size, &data);
+        PyObject *array = new_array(self, (field == SMHF_FIELD_OFFSETS) ? 3 : 2,
+                                    (size_t[3]){e->rows, width, 2}, &data);
         if (array != NULL && fill(self, field, data, width, pad) < 0) {
             Py_CLEAR(array);
         }

@@ -44,3 +44,22 @@ PyObject *smhf_py_array_i64(size_t count, int64_t **data) {
 PyObject *smhf_py_array_int(int ndim, const size_t shape[3], size_t item_size, void **data) {
     return new_array(ndim, shape, (item_size == 4) ? NPY_INT32 : NPY_INT64, data);
 }
+
+PyObject *smhf_py_array_int_over(int ndim, const size_t shape[3], size_t item_size, void *memory,
+                                 PyObject *owner) {
+    npy_intp dims[3] = {0, 0, 0};
+    for (int d = 0; d < ndim; d++) {
+        dims[d] = (npy_intp)shape[d];
+    }
+    PyObject *array =
+        PyArray_SimpleNewFromData(ndim, dims, (item_size == 4) ? NPY_INT32 : NPY_INT64, memory);
+    if (array == NULL) {
+        Py_DECREF(owner);
+        return NULL;
+    }
+    if (PyArray_SetBaseObject((PyArrayObject *)array, owner) < 0) { /* takes the owner over */
+        Py_DECREF(array);
+        return NULL;
+    }
+    return array;
+}

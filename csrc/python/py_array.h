@@ -15,5 +15,9 @@ PyObject *smhf_py_array_f32(int ndim, const size_t shape[2], float **data);
 PyObject *smhf_py_array_i64(size_t count, int64_t **data);
 /* The same, int32 or int64 (`item_size` 4 or 8) with 1 to 3 dimensions. */
 PyObject *smhf_py_array_int(int ndim, const size_t shape[3], size_t item_size, void **data);
+/* The same over memory that `owner` keeps; the reference to the owner is taken over. The memory was
+ * allocated, so its size fits. */
+PyObject *smhf_py_array_int_over(int ndim, const size_t shape[3], size_t item_size, void *memory,
+                                 PyObject *owner);
 
 #endif

@@ -182,6 +182,13 @@ smhf_status smhf_tokenizer_encode_batch(const smhf_tokenizer *tokenizer,
                                         smhf_encoding **out, smhf_error *err) SMHF_MUST_USE;
 void smhf_encoding_free(smhf_encoding *encoding);
 
+/* Memory for arrays that are filled from `encoding`: at least `size` bytes, aligned to a cache
+ * line, not cleared; NULL when there is none. Blocks that were given back are used again, which
+ * saves fresh pages. Caller ends it with smhf_encoding_block_give, at any time and in any thread.
+ */
+void *smhf_encoding_block_take(const smhf_encoding *encoding, size_t size);
+void smhf_encoding_block_give(void *block);
+
 typedef enum smhf_encoding_field {
     SMHF_FIELD_IDS,
     SMHF_FIELD_TYPE_IDS,

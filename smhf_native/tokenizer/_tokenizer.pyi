@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any, final
+from typing import Any, TypeVar, final, overload
 
 WANT_OFFSETS: int
 WANT_WORD_IDS: int
@@ -19,8 +19,17 @@ FIELD_OFFSETS: int
 @final
 class Field: ...
 
-@final
 class Encoding:
+    _tokenizer: Tokenizer
+    _texts: Any
+    _again: Any
+    _detail: Encoding | None
+    _cache: dict[str, Any] | None
+    _want: int
+    _width: int
+    _pad_id: int
+    _left: int
+    _item_size: int
     @property
     def rows(self) -> int: ...
     @property
@@ -29,11 +38,22 @@ class Encoding:
     def longest(self) -> int: ...
     @property
     def truncated_count(self) -> int: ...
+    @property
+    def input_ids(self) -> Any: ...
+    @property
+    def attention_mask(self) -> Any: ...
+    @property
+    def token_type_ids(self) -> Any: ...
     def view(self, name: str, /) -> memoryview: ...
     def fill(self, field: int, out: Any, width: int, pad: int, left: bool, /) -> None: ...
+    def rows_of(self, field: int, pad: int, /) -> Any: ...
+    def layout(self, width: int | None, pad_id: int, left: bool | int, item_size: int, /) -> None: ...
+
+_E = TypeVar("_E", bound=Encoding)
 
 @final
 class Tokenizer:
+    @overload
     def encode(
         self,
         texts: Any,
@@ -49,7 +69,29 @@ class Tokenizer:
         split_special_tokens: bool = False,
         word_starts: Any = None,
         pair_word_starts: Any = None,
+        cls: None = None,
     ) -> Encoding: ...
+    @overload
+    def encode(
+        self,
+        texts: Any,
+        pairs: Any = None,
+        *,
+        add_special_tokens: bool = True,
+        truncation: int = 0,
+        truncation_left: bool = False,
+        max_length: int = 0,
+        stride: int = 0,
+        overflow: bool = False,
+        want: int = 0,
+        split_special_tokens: bool = False,
+        word_starts: Any = None,
+        pair_word_starts: Any = None,
+        cls: type[_E],
+    ) -> _E: ...
+    def plain(
+        self, cls: type[_E], texts: Any, padded: bool, left: bool, pad_id: int, item_size: int, /
+    ) -> _E: ...
     def decode(self, ids: Any, skip_special_tokens: bool, cleanup: bool | None, /) -> str: ...
     def token_to_id(self, token: str, /) -> int | None: ...
     def id_to_token(self, id: int, /) -> str | None: ...

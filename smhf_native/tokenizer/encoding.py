@@ -13,7 +13,7 @@ __all__ = ["Encoding"]
 
 Int64Array = npt.NDArray[np.int64]
 Int32Array = npt.NDArray[np.int32]
-Rows = Int64Array | list[Int64Array]
+Rows = Int64Array | list[Int64Array]  # int32 when asked for
 
 
 _WANTED = {
@@ -23,36 +23,19 @@ _WANTED = {
     "special_mask": _tokenizer.WANT_SPECIAL_MASK,
 }
 _ALL = sum(_WANTED.values())
-_INT64 = np.dtype(np.int64)
 
 
-class Encoding:
+class Encoding(_tokenizer.Encoding):
     """Token ids and what belongs to them, for every row of a batch.
 
     The rows are kept packed (no padding).  With ``padding`` the arrays are 2-D, shape
-    (rows, width), int64; without, each property is a list of 1-D int64 arrays, one per row,
-    or a 2-D array when the batch is a single row.  Overflow rows follow the row they were cut
-    from; :attr:`overflow_to_sample_mapping` tells which text each row came from.
+    (rows, width), int64 unless ``dtype`` said int32; without, each property is a list of 1-D
+    arrays, one per row, or a 2-D array when the batch is a single row.  Overflow rows follow the
+    row they were cut from; :attr:`overflow_to_sample_mapping` tells which text each row came from.
+    ``input_ids``, ``attention_mask`` and ``token_type_ids`` are made by the compiled base class.
     """
 
-    __slots__ = ("_again", "_cache", "_core", "_left", "_pad_id", "_want", "_width")
-
-    def __init__(
-        self,
-        core: _tokenizer.Encoding,
-        width: int | None,
-        left: bool,
-        pad_id: int,
-        want: int,
-        again: tuple[_tokenizer.Tokenizer, tuple[Any, ...], tuple[Any, ...] | None, dict[str, Any]],
-    ) -> None:
-        self._core = core
-        self._width = width
-        self._left = left
-        self._pad_id = pad_id
-        self._want = want
-        self._again = again  # tokenizer, texts, pairs, options: what a second pass encodes
-        self._cache: dict[str, Any] = {}
+    __slots__ = ()
 
     # --- packed ---------------------------------------------------------------------------------
 
@@ -81,18 +64,24 @@ class Encoding:
 
     def _source(self, name: str) -> _tokenizer.Encoding:
         """Core encoding that holds a field: offsets and the like are computed when first asked for."""
-        needed = _WANTED.get(name, 0)
-        if needed & ~self._want:
-            tokenizer, texts, pairs, options = self._again
-            self._core = tokenizer.encode(texts, pairs, want=_ALL, **options)
-            self._want = _ALL
-        return self._core
+        if _WANTED.get(name, 0) & ~self._want == 0:
+            return self
+        if self._detail is None:
+            if self._again is None:  # made the short way
+                texts = (self._texts,) if isinstance(self._texts, str) else self._texts
+                made = self._tokenizer.encode(texts, want=_ALL)
+            else:
+                tokenizer, texts, pairs, options = self._again
+                made = tokenizer.encode(texts, pairs, want=_ALL, **options)
+            made.layout(None if self._width < 0 else self._width, self._pad_id, self._left, self._item_size)
+            self._detail = made
+        return self._detail
 
     # --- rows -----------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Number of rows, overflow rows included."""
-        return self._core.rows
+        return self.rows
 
     @property
     def lengths(self) -> Int64Array:
@@ -106,29 +95,9 @@ class Encoding:
         return flags
 
     @property
-    def truncated_count(self) -> int:
-        """How many texts lost tokens."""
-        return self._core.truncated_count
-
-    @property
     def overflow_to_sample_mapping(self) -> Int64Array:
         """Index of the text that each row came from; shape (rows,)."""
         return self.packed_field("sample").astype(np.int64)
-
-    @property
-    def input_ids(self) -> Rows:
-        """Token ids; padding is the pad token's id."""
-        return self._rows("ids", _tokenizer.FIELD_IDS, self._pad_id)
-
-    @property
-    def attention_mask(self) -> Rows:
-        """1 for tokens, 0 for padding."""
-        return self._rows("attention", _tokenizer.FIELD_ATTENTION_MASK, 0)
-
-    @property
-    def token_type_ids(self) -> Rows:
-        """0 for the text and its special tokens, 1 for the pair's; padding 0."""
-        return self._rows("type_ids", _tokenizer.FIELD_TYPE_IDS, 0)
 
     @property
     def special_tokens_mask(self) -> Rows:
@@ -152,29 +121,12 @@ class Encoding:
 
     def _rows(self, name: str, field: int, pad: int) -> Rows:
         """One field as the properties show it; kept, so that the same array comes back."""
+        if self._cache is None:
+            self._cache = {}
         cached: Rows | None = self._cache.get(name)
-        if cached is not None:
-            return cached
-        core = self._source(name)
-        rows, width = core.rows, self._width
-        if width is None and rows == 1:
-            width = core.longest
-        shape: tuple[int, ...]
-        result: Rows
-        if width is not None:
-            shape = (rows, width, 2) if name == "offsets" else (rows, width)
-            array: Int64Array = np.empty(shape, _INT64)
-            core.fill(field, array, width, pad, self._left)
-            result = array
-        else:
-            cuts = self.packed_field("cu_seqlens")[1:-1]
-            if name == "attention":
-                flat: npt.NDArray[np.int64] = np.ones(core.tokens, dtype=np.int64)
-            else:
-                flat = self.packed_field(name).astype(np.int64)
-            result = np.split(flat, cuts)[:rows]
-        self._cache[name] = result
-        return result
+        if cached is None:
+            cached = self._cache[name] = self._source(name).rows_of(field, pad)
+        return cached
 
     # --- dict-like ------------------------------------------------------------------------------
 
@@ -189,5 +141,4 @@ class Encoding:
         return getattr(self, name)
 
     def __repr__(self) -> str:
-        core = self._core
-        return f"Encoding(rows={core.rows}, tokens={core.tokens}, longest={core.longest})"
+        return f"Encoding(rows={self.rows}, tokens={self.tokens}, longest={self.longest})"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from smhf_native.errors import BackendError
 from smhf_native.paths import real_path
@@ -255,6 +256,7 @@ class Tokenizer:
         is_split_into_words: bool = False,
         split_special_tokens: bool = False,
         details: bool = False,
+        dtype: npt.DTypeLike | None = None,
     ) -> Encoding:
         """Encode texts.
 
@@ -287,11 +289,13 @@ class Tokenizer:
         details : bool
             Compute offsets, word ids, sequence ids and special-token masks now.  Without it they
             come from a second pass over the texts when first asked for.
+        dtype : {"int64", "int32"}, optional
+            Of the arrays; default int64.
 
         Returns
         -------
         Encoding
-            int64 arrays of shape (rows, width) when padded, lists of 1-D arrays when not.
+            Arrays of shape (rows, width) when padded, lists of 1-D arrays when not.
 
         Raises
         ------
@@ -311,14 +315,12 @@ class Tokenizer:
             and pad_to_multiple_of is None
             and padding_side is None
             and truncation_side is None
+            and dtype is None
             and not (
                 stride or return_overflowing_tokens or is_split_into_words or split_special_tokens or details
             )
         ):  # nothing to resolve: the short way for single calls
-            plain = (texts,) if type(texts) is str else tuple(texts)
-            made = self._core.encode(plain)
-            width = made.longest if padding else None
-            return Encoding(made, width, self._pads_left, self._pad_id, 0, (self._core, plain, None, {}))
+            return self._core.plain(Encoding, texts, padding, self._pads_left, self._pad_id, 8)
         strategy = self._strategy(truncation)
         length = self._length(max_length, strategy, padding)
         starts = pair_starts = None
@@ -345,8 +347,9 @@ class Tokenizer:
         }
         core = self._core
         want = _ALL if details else 0
+        item_size = _item_size(dtype)
         try:
-            encoded = core.encode(rows, pairs, want=want, **arguments)
+            encoded = core.encode(rows, pairs, want=want, cls=Encoding, **arguments)
         except (TypeError, ValueError) as failure:
             if is_split_into_words:
                 raise _of_words(failure, {"texts": starts, "pairs": pair_starts}) from None
@@ -354,14 +357,15 @@ class Tokenizer:
         # The second pass must see the texts as they are now, whatever becomes of the caller's list.
         kept = tuple(rows) if isinstance(rows, list) else rows
         kept_pairs = tuple(pairs) if isinstance(pairs, list) else pairs
-        return Encoding(
-            encoded,
+        encoded.layout(
             self._width(encoded.longest, padding, length, pad_to_multiple_of),
-            _is_left(padding_side or self.padding_side, "padding_side"),
             self._pad_id,
-            want,
-            (core, kept, kept_pairs, arguments),
+            _is_left(padding_side or self.padding_side, "padding_side"),
+            item_size,
         )
+        encoded._want = want
+        encoded._again = (core, kept, kept_pairs, arguments)
+        return encoded
 
     def stream(
         self, texts: Iterable[Any], pairs: Iterable[Any] | None = None, *, chunk: int = 1024, **options: Any
@@ -716,3 +720,13 @@ def _is_left(side: str, name: str) -> bool:
     if side not in ("left", "right"):
         raise ValueError(f"{name}: expected 'left' or 'right', got {side!r}")
     return side == "left"
+
+
+def _item_size(dtype: npt.DTypeLike | None) -> int:
+    """Bytes of an array's items: 8 for int64 and None, 4 for int32."""
+    if dtype is None:
+        return 8
+    wanted = np.dtype(dtype)
+    if wanted not in (np.dtype(np.int64), np.dtype(np.int32)):
+        raise ValueError(f"dtype: expected int64 or int32, got {wanted}")
+    return wanted.itemsize
