@@ -175,7 +175,29 @@ static size_t next_candidate(const smhf_matcher *matcher, const smhf_text_view *
         const uint8_t *found = memchr(data + from, (int)matcher->only_first, text->length - from);
         return (found != NULL) ? (size_t)(found - data) : text->length;
     }
-    for (size_t at = from; at < text->length; at++) {
+    size_t at = from;
+    if (text->kind == 2 && matcher->only_first >= 0) { /* thirty-two at a time, as vectors */
+        const uint16_t *data = text->data;
+        for (uint32_t found = 0; at + 32 <= text->length; at += 32) {
+            for (size_t i = 0; i < 32; i++) {
+                found |= (uint32_t)(data[at + i] == (uint16_t)matcher->only_first);
+            }
+            if (found != 0) {
+                break;
+            }
+        }
+    } else if (text->kind == 4 && matcher->only_first >= 0) {
+        const uint32_t *data = text->data; /* flags above the code point's bits do not matter */
+        for (uint32_t found = 0; at + 32 <= text->length; at += 32) {
+            for (size_t i = 0; i < 32; i++) {
+                found |= (uint32_t)((data[at + i] & CHAR_VALUE) == (uint32_t)matcher->only_first);
+            }
+            if (found != 0) {
+                break;
+            }
+        }
+    }
+    for (; at < text->length; at++) {
         uint32_t value = smhf_text_at(text, at);
         if ((matcher->first[(value & 255) >> 6] >> (value & 63)) & 1) {
             return at;

@@ -24,7 +24,7 @@ struct smhf_vocab;
 #define LANE_NUL (1u << 31) /* U+0000 is kept: keys of the word tables know no NUL */
 
 /* Readable and writable bytes past the normalized text. */
-#define LANE_SLACK 512
+#define LANE_SLACK 1536
 
 typedef struct smhf_lane_scratch {
     uint8_t *bytes;          /* [capacity + LANE_SLACK] normalized UTF-8 */
@@ -56,14 +56,26 @@ typedef struct smhf_pieces {
 
 smhf_status smhf_pieces_reserve(smhf_pieces *pieces, size_t count, smhf_error *err) SMHF_MUST_USE;
 
+/* A word that is no token as a whole, with its pieces. Texts repeat such words: half of them in
+ * prose of many languages, nine of ten in English. One cache line. */
+#define WORD_CACHE_LINES 4096
+#define CACHED_PIECES 8
+typedef struct smhf_cached_word {
+    uint64_t low, high; /* up to 16 bytes without a NUL; low 0: empty */
+    int32_t ids[CACHED_PIECES];
+    uint8_t ends[CACHED_PIECES]; /* byte after each piece */
+    uint64_t count;              /* 0: the word is unknown */
+} smhf_cached_word;
+
 typedef struct smhf_lane_job {
-    int detail;       /* 1: spans and words too */
-    int32_t word;     /* id of the first unit; the id after the last one when done */
-    int fixed_word;   /* 1: all units have the id `word` */
-    int32_t unk_id;   /* -1: none */
-    size_t max_chars; /* of a word */
-    size_t stop;      /* enough tokens: units after that are not looked at */
-    size_t unknown;   /* a unit that needed the missing unknown token; SIZE_MAX: none */
+    int detail;              /* 1: spans and words too */
+    int32_t word;            /* id of the first unit; the id after the last one when done */
+    int fixed_word;          /* 1: all units have the id `word` */
+    int32_t unk_id;          /* -1: none */
+    size_t max_chars;        /* of a word */
+    size_t stop;             /* enough tokens: units after that are not looked at */
+    smhf_cached_word *cache; /* [WORD_CACHE_LINES] of this thread and this vocabulary */
+    size_t unknown;          /* a unit that needed the missing unknown token; SIZE_MAX: none */
 } smhf_lane_job;
 
 typedef struct smhf_lane {

@@ -118,31 +118,31 @@ static inline size_t narrow(const smhf_text_view *text, int kind, size_t at, siz
 
 /* --- Stage one ------------------------------------------------------------------------------- */
 
-#define SINGLES 16      /* characters done one by one after a block meets one that it cannot do */
+#define SINGLES 48      /* characters done one by one after a block meets one that it cannot do, */
+#define ASCII_AGAIN 8   /* or fewer: up to so many ASCII characters in a row */
 #define SINGLE_BYTES 20 /* of one character: five code points of four bytes */
 
+/* Four bytes are written whatever the length, which is returned. */
 static inline size_t put_utf8(uint8_t *out, uint32_t value) {
+#if TIER > 0
+    /* without a branch: scripts are mixed within a word */
+    static const uint32_t places[4] = {0x7F, 0x1F3F, 0x0F3F3F, 0x073F3F3F};
+    static const uint32_t marks[4] = {0, 0xC080, 0xE08080, 0xF0808080};
+    uint32_t more = (uint32_t)(value >= 0x80) + (value >= 0x800) + (value >= 0x10000);
+    uint32_t bytes = _pdep_u32(value, places[more]) | marks[more];
+    bytes = __builtin_bswap32(bytes) >> (24 - 8 * more);
+    memcpy(out, &bytes, sizeof bytes);
+    return more + 1;
+#else
     if (value < 0x80) {
         out[0] = (uint8_t)value;
         return 1;
     }
-    if (value < 0x800) {
-        out[0] = (uint8_t)(0xC0 | value >> 6);
-        out[1] = (uint8_t)(0x80 | (value & 0x3F));
-        return 2;
-    }
-    if (value < 0x10000) {
-        out[0] = (uint8_t)(0xE0 | value >> 12);
-        out[1] = (uint8_t)(0x80 | (value >> 6 & 0x3F));
-        out[2] = (uint8_t)(0x80 | (value & 0x3F));
-        return 3;
-    }
-    out[0] = (uint8_t)(0xF0 | value >> 18);
-    out[1] = (uint8_t)(0x80 | (value >> 12 & 0x3F));
-    out[2] = (uint8_t)(0x80 | (value >> 6 & 0x3F));
-    out[3] = (uint8_t)(0x80 | (value & 0x3F));
-    return 4;
+    return smhf_utf8_encode(value, out);
+#endif
 }
+
+#define SINGLE_WORDS (SINGLES * SINGLE_BYTES / 64 + 2) /* of bitmaps that they may reach */
 
 static inline void set_bit(uint64_t *bits, size_t at, uint64_t value) {
     bits[at >> 6] |= value << (at & 63);
@@ -182,26 +182,36 @@ static size_t put_expansion(const smhf_charmap *map, uint32_t entry, smhf_lane_s
     return at;
 }
 
+/* Characters [*begin, end) until ASCII ones prevail again; *begin is where it stopped. */
 static inline size_t put_singles(const smhf_charmap *map, const smhf_text_view *text, int kind,
-                                 size_t begin, size_t end, int want_source, smhf_lane_scratch *out,
+                                 size_t *begin, size_t end, int want_source, smhf_lane_scratch *out,
                                  size_t at) {
-    uint32_t seen = 0;
-    for (size_t i = begin; i < end; i++) {
+    const uint16_t *index = map->index;
+    const uint32_t *entries = map->entries;
+    uint8_t *bytes = out->bytes;
+    uint32_t seen = 0, ascii = 0;
+    size_t i = *begin;
+    for (; i < end && ascii < ASCII_AGAIN; i++) {
         uint32_t c = (kind == 1)   ? ((const uint8_t *)text->data)[i]
                      : (kind == 2) ? ((const uint16_t *)text->data)[i]
                                    : ((const uint32_t *)text->data)[i];
         size_t before = at;
+        ascii = (c < 0x80) ? ascii + 1 : 0;
         if (kind == 4 && c > 0x10FFFF) {
             seen |= CHAR_SURROGATE; /* the long way says what is wrong */
             continue;
         }
-        uint32_t entry = smhf_charmap_find(map, c);
-        seen |= entry;
-        if ((entry & CHAR_COMPLEX) == 0) {
-            seen |= ((entry & CHAR_VALUE) == 0) ? LANE_NUL : 0;
-            at = put_char(out, at, entry);
+        uint32_t entry = entries[(uint32_t)index[c >> 7] << 7 | (c & 127u)];
+        uint32_t value = (entry + c) & CHAR_VALUE;
+        seen |= entry & ~CHAR_VALUE;
+        if ((entry & (CHAR_COMPLEX | CHAR_SPACE | CHAR_ISOLATE)) == 0) {
+            seen |= (value == 0) ? LANE_NUL : 0;
+            at += put_utf8(bytes + at, value);
+        } else if ((entry & CHAR_COMPLEX) == 0) {
+            seen |= (value == 0) ? LANE_NUL : 0;
+            at = put_char(out, at, (entry & ~CHAR_VALUE) | value);
         } else if ((entry & CHAR_DROP) == 0) {
-            at = put_expansion(map, entry, out, at);
+            at = put_expansion(map, (entry & ~CHAR_VALUE) | value, out, at);
         }
         if (want_source) {
             for (; before < at; before++) {
@@ -210,6 +220,7 @@ static inline size_t put_singles(const smhf_charmap *map, const smhf_text_view *
         }
     }
     out->seen |= seen;
+    *begin = i;
     return at;
 }
 
@@ -327,10 +338,9 @@ static inline smhf_status normalize_kind(const smhf_charmap *map, const smhf_tex
         } else if (want_source) {
             SMHF_TRY(smhf_lane_reserve_source(out, err));
         }
-        memset(out->space + (pos >> 6) + 1, 0, 6 * sizeof *out->space);
-        memset(out->edge + (pos >> 6) + 1, 0, 6 * sizeof *out->edge);
-        pos = put_singles(map, text, kind, at, stop, want_source, out, pos);
-        at = stop;
+        memset(out->space + (pos >> 6) + 1, 0, SINGLE_WORDS * sizeof *out->space);
+        memset(out->edge + (pos >> 6) + 1, 0, SINGLE_WORDS * sizeof *out->edge);
+        pos = put_singles(map, text, kind, &at, stop, want_source, out, pos);
     }
     out->size = pos;
     memset(out->bytes + pos, 0, 16); /* lookups load whole words */

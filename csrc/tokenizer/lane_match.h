@@ -206,12 +206,49 @@ static inline int hunt_look(const smhf_vocab *vocab, hunt *h) {
     return h->at < h->size;
 }
 
-static __attribute__((noinline)) void hunt_all(const smhf_vocab *vocab, hunt *hunts, size_t count) {
-    uint8_t active[BLOCK];
-    size_t left = count;
+static inline smhf_cached_word *cache_line(smhf_cached_word *cache, uint64_t low, uint64_t high) {
+    return &cache[smhf_word_hash(low, high) & (WORD_CACHE_LINES - 1)];
+}
+
+/* The pieces of a word that was met before; 0: it was not. */
+static inline int cache_take(smhf_cached_word *cache, hunt *h) {
+    const smhf_cached_word *line = cache_line(cache, h->low, h->high);
+    if (line->low != h->low || line->high != h->high) {
+        return 0;
+    }
+    memcpy(h->ids, line->ids, sizeof line->ids);
+    memcpy(h->ends, line->ends, sizeof line->ends);
+    h->count = (uint32_t)line->count;
+    return 1;
+}
+
+static inline void cache_put(smhf_cached_word *cache, const hunt *h, const uint64_t key[2]) {
+    smhf_cached_word *line = cache_line(cache, key[0], key[1]);
+    line->low = key[0];
+    line->high = key[1];
+    memcpy(line->ids, h->ids, sizeof line->ids);
+    memcpy(line->ends, h->ends, sizeof line->ends);
+    line->count = h->count;
+}
+
+/* Takes from the cache what it has and hunts for the others. */
+static __attribute__((noinline)) void hunt_all(const smhf_vocab *vocab, smhf_cached_word *cache,
+                                               hunt *hunts, size_t count) {
+    uint8_t active[BLOCK], fresh[BLOCK];
+    uint64_t keys[BLOCK][2];
+    size_t left = 0, hunted = 0;
     for (size_t i = 0; i < count; i++) {
-        active[i] = (uint8_t)i;
-        hunts[i].at = hunts[i].count = hunts[i].length = 0;
+        hunt *h = &hunts[i];
+        size_t kept = (h->size < WORD_LONG_BYTES) ? h->size : WORD_LONG_BYTES;
+        h->low = keep_low(smhf_load8(h->data), 8 * kept);
+        h->high = keep_low(smhf_load8(h->data + 8), kept > 8 ? 8 * kept - 64 : 0);
+        if (h->size <= WORD_LONG_BYTES && cache_take(cache, h)) {
+            continue;
+        }
+        keys[hunted][0] = h->low;
+        keys[hunted][1] = h->high;
+        active[left++] = fresh[hunted++] = (uint8_t)i;
+        h->at = h->count = h->length = 0;
     }
     while (left > 0) {
         size_t kept = 0;
@@ -231,6 +268,12 @@ static __attribute__((noinline)) void hunt_all(const smhf_vocab *vocab, hunt *hu
             }
         }
         left = kept;
+    }
+    for (size_t i = 0; i < hunted; i++) {
+        const hunt *h = &hunts[fresh[i]];
+        if (h->size <= WORD_LONG_BYTES && h->count <= CACHED_PIECES) {
+            cache_put(cache, h, keys[i]);
+        }
     }
 }
 
@@ -425,7 +468,7 @@ static inline smhf_status match_units(const smhf_vocab *vocab, const smhf_lane_s
         }
         SMHF_TRY(smhf_pieces_reserve(out, out->count + room, err));
         if (waiting > 0) {
-            hunt_all(vocab, hunts, waiting);
+            hunt_all(vocab, job->cache, hunts, waiting);
         }
         waiting = 0;
         for (size_t i = 0; i < misses; i++) {

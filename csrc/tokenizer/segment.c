@@ -55,6 +55,7 @@ void smhf_worker_free(smhf_worker *worker) {
     }
     smhf_normalized_deinit(&worker->normalized);
     smhf_lane_scratch_deinit(&worker->lane);
+    smhf_free(worker->cache);
     smhf_free(worker->wide);
     smhf_free(worker->word);
     smhf_free(worker->word_start);
@@ -222,6 +223,15 @@ static smhf_status put_quickly(segmenter *s, const smhf_text_view *text, size_t 
         return SMHF_OK;
     }
     *done = 1;
+    if (s->worker->cache == NULL) {
+        size_t bytes = WORD_CACHE_LINES * sizeof *s->worker->cache;
+        s->worker->cache = smhf_malloc_aligned(bytes, SMHF_CACHE_LINE);
+        if (s->worker->cache == NULL) {
+            return smhf_fail_nomem(err, "word cache", bytes);
+        }
+        memset(s->worker->cache, 0, bytes);
+    }
+    job.cache = s->worker->cache;
     SMHF_TRY(tokenizer->lane->match(&tokenizer->vocab, scratch, &job, s->out, err));
     if (job.unknown != SIZE_MAX) {
         uint32_t at =

@@ -267,6 +267,7 @@ struct smhf_worker {
     uint32_t *word_start; /* where each of its characters begins */
     size_t word_capacity; /* characters */
     smhf_lane_scratch lane;
+    smhf_cached_word *cache; /* [WORD_CACHE_LINES] */
     smhf_pieces first, second;
     /* rows made so far, packed */
     int32_t *ids, *type_ids, *offsets, *word_ids;

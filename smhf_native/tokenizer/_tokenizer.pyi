@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any, TypeVar, final, overload
 
+from typing_extensions import disjoint_base
+
 WANT_OFFSETS: int
 WANT_WORD_IDS: int
 WANT_SEQUENCE_IDS: int
@@ -19,6 +21,7 @@ FIELD_OFFSETS: int
 @final
 class Field: ...
 
+@disjoint_base
 class Encoding:
     _tokenizer: Tokenizer
     _texts: Any

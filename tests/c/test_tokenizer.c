@@ -531,20 +531,103 @@ static void test_out_of_memory(void) {
     CHECK(0);
 }
 
+/* Batches of one size, whatever their options, and arrays made of them: nothing is allocated. */
 static void test_steady_state(void) {
+    enum { ROWS = 900 };
     smhf_tokenizer *tokenizer = make();
-    smhf_text_view texts[] = {utf8("Hello, unaffable world"), utf8("a b c")};
-    smhf_encoding *e = NULL;
+    smhf_text_view *texts = malloc(ROWS * sizeof *texts);
     smhf_error err = SMHF_ERROR_INIT;
     uint64_t before = 0;
-    for (int i = 0; i < 20; i++) {
-        if (i == 10) {
+    for (int i = 0; i < ROWS; i++) {
+        texts[i] = utf8(i % 3 ? "Hello, unaffable world e\xcc\x81" : "a b c \xe4\xb8\xad zzz");
+    }
+    for (int i = 0; i < 40; i++) {
+        smhf_encode_options options = SMHF_ENCODE_DEFAULTS;
+        smhf_encoding *one = NULL, *all = NULL;
+        if (i == 20) {
             before = smhf_mem_count();
         }
-        CHECK_OK(smhf_tokenizer_encode_batch(tokenizer, texts, NULL, 2, NULL, &e, &err), &err);
-        smhf_encoding_free(e);
+        CHECK_OK(smhf_tokenizer_encode_batch(tokenizer, texts, NULL, 1, NULL, &one, &err), &err);
+        options.want = (i % 2) ? SMHF_WANT_ALL : 0;
+        options.truncation = SMHF_TRUNCATE_LONGEST_FIRST;
+        options.max_length = 7;
+        options.overflow = i % 4 == 3;
+        CHECK_OK(smhf_tokenizer_encode_batch(tokenizer, texts, (i % 4) ? texts : NULL, ROWS,
+                                             &options, &all, &err),
+                 &err);
+        size_t bytes = all->rows * all->longest * sizeof(int64_t);
+        void *array = smhf_encoding_block_take(all, bytes);
+        CHECK(array != NULL);
+        CHECK_OK(smhf_encoding_fill(all, SMHF_FIELD_IDS, array, 8, all->longest, 0, 0, &err), &err);
+        smhf_encoding_free(all); /* blocks may be given back in any order */
+        smhf_encoding_block_give(array);
+        smhf_encoding_free(one);
     }
     CHECK_INT(smhf_mem_count() - before, 0);
+    smhf_tokenizer_free(tokenizer);
+    free(texts);
+}
+
+/* An encoding and its arrays may outlive the tokenizer; in the end nothing is left. */
+static void test_blocks_outlive(void) {
+    int64_t live = smhf_mem_live();
+    smhf_tokenizer *tokenizer = make();
+    smhf_text_view texts[] = {utf8("hello world")};
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_encoding *e[12];
+    void *arrays[12];
+    for (size_t i = 0; i < 12; i++) {
+        CHECK_OK(smhf_tokenizer_encode_batch(tokenizer, texts, NULL, 1, NULL, &e[i], &err), &err);
+        arrays[i] = smhf_encoding_block_take(e[i], 100000 * (i + 1));
+        memset(arrays[i], (int)i, 100000 * (i + 1));
+    }
+    smhf_tokenizer_free(tokenizer);
+    for (size_t i = 0; i < 12; i++) {
+        check_ids(e[i], 0, IDS(CLS, HELLO, WORLD, SEP));
+        smhf_encoding_free(e[i]);
+        CHECK_INT(((unsigned char *)arrays[i])[100000 * (i + 1) - 1], i);
+        smhf_encoding_block_give(arrays[i]);
+    }
+    CHECK_INT(smhf_mem_live(), live);
+}
+
+/* Later entries win, also where an id was given twice; every kind of key is found again. */
+static void test_keys(void) {
+    static const char *const texts[] = {"[UNK]", "[CLS]",
+                                        "[SEP]", "a",
+                                        "abcdefgh", "abcdefghi",
+                                        "abcdefghijklmnop", "abcdefghijklmnopq",
+                                        "##a", "##abcdefghijklmnopqrstu",
+                                        "##", "a.b",
+                                        "##a.b", "a",
+                                        "", "\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad"};
+    enum { COUNT = sizeof texts / sizeof *texts };
+    smhf_bytes_view tokens[COUNT], view;
+    smhf_tokenizer *tokenizer = NULL;
+    smhf_error err = SMHF_ERROR_INIT;
+    for (int i = 0; i < COUNT; i++) {
+        tokens[i] = bytes(texts[i]);
+    }
+    CHECK_OK(smhf_tokenizer_from_tokens(tokens, COUNT, NULL, &tokenizer, &err), &err);
+    for (int i = 0; i < COUNT; i++) {
+        CHECK_INT(smhf_tokenizer_token_to_id(tokenizer, tokens[i]), i == 3 ? 13 : i);
+        CHECK_INT(smhf_tokenizer_id_to_token(tokenizer, i, &view), i != 3);
+        CHECK(i == 3 || smhf_bytes_equal(view, tokens[i]));
+    }
+    CHECK_INT(smhf_tokenizer_token_to_id(tokenizer, bytes("abcdefghijklmno")), -1);
+    CHECK_INT(smhf_tokenizer_token_to_id(tokenizer, bytes("##b")), -1);
+    smhf_tokenizer_free(tokenizer);
+
+    static const char TWICE[] =
+        "{\"normalizer\":{\"type\":\"BertNormalizer\"},"
+        "\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"},"
+        "\"model\":{\"type\":\"WordPiece\",\"unk_token\":\"[UNK]\","
+        "\"continuing_subword_prefix\":\"##\",\"max_input_chars_per_word\":100,\"vocab\":"
+        "{\"[UNK]\":0,\"[CLS]\":1,\"[SEP]\":2,\"b\":5,\"a\":5,\"a\":6,\"c\":7,\"d\":7}}}";
+    CHECK_OK(smhf_tokenizer_from_json(bytes(TWICE), NULL, &tokenizer, &err), &err);
+    CHECK_INT(smhf_tokenizer_token_to_id(tokenizer, bytes("a")), 6);
+    CHECK_INT(smhf_tokenizer_token_to_id(tokenizer, bytes("b")), 5);
+    CHECK_INT(smhf_tokenizer_token_to_id(tokenizer, bytes("d")), 7);
     smhf_tokenizer_free(tokenizer);
 }
 
@@ -638,6 +721,8 @@ int main(void) {
     RUN(test_train);
     RUN(test_out_of_memory);
     RUN(test_steady_state);
+    RUN(test_blocks_outlive);
+    RUN(test_keys);
     RUN(test_threads);
     RUN(test_thread_count);
     return smhf_test_finish();
