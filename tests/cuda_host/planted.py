@@ -44,7 +44,7 @@ ERRORS = [
      "copy_wait<STAGES - 2>();", "copy_wait<STAGES - 1>();", "cuda_gemm_mma.cu"),
     ("a stage overwritten while it is read", "cuda_gemm_mma.cu",
      "const int next = s + STAGES - 1;", "const int next = s + STAGES;", "cuda_gemm_mma.cu"),
-    ("lanes that swap the wrong pairs", "cuda_gemm_mma.cu",
+    ("lanes that swap the wrong pairs", "cuda_gemm_store.cuh",
      "p[i] = odd ? got : p[i];", "p[i] = odd ? p[i] : got;", "cuda_gemm_mma.cu"),
     ("a stage given back before it is read", "cuda_gemm_sm90a.cu",
      "product_wait<1>();", "product_wait<3>();", "cuda_gemm_sm90a.cu"),
