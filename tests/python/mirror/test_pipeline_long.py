@@ -117,7 +117,7 @@ def test_lines_say_rate_and_time_left(
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     clf = smhf.pipeline("text-classification", model=str(folder))
     clock = iter(range(0, 10**6, 2))  # each look at the clock is two seconds later
-    monkeypatch.setattr("smhf_native.pipelines.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("smhf_native.pipelines.base.time.monotonic", lambda: float(next(clock)))
     clf.scores(texts(80), batch_size=20, progress=True)
     lines = capsys.readouterr().err.splitlines()
     assert lines and all(re.fullmatch(r"\d+ of 80 rows, \d+ rows/s, \d+:\d\d left", line) for line in lines)
