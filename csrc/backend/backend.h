@@ -32,7 +32,9 @@
  * always; sums run in F32 or wider. A dtype that an op cannot do is SMHF_E_UNSUPPORTED, with a
  * sentence.
  *  - Results depend on inputs, shapes and device only: not on the number of threads, on timing, or
- *    on earlier calls. No floating-point atomics.
+ *    on earlier calls. No floating-point atomics. One exception: a backend may choose between two
+ *    ways of a product by measuring them once; then bits may differ between two processes, and a
+ *    setting of the backend fixes the way.
  *  - NaN and infinity pass through as IEEE arithmetic gives them; they are not failures.
  *  - Once `reserve` was called with limits that cover the calls, ops allocate nothing.
  *  - "tol" in a comment bounds |result - float64 reference| for F32; u = 2^-24. For BF16 the rule
