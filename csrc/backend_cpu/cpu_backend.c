@@ -204,7 +204,7 @@ int cpu_slots_reserve(cpu_device *cpu, size_t bytes) {
     bytes = bytes > cpu->slot_bytes ? bytes : cpu->slot_bytes;
     size_t total = 0;
     char *slots = smhf_mul_size((size_t)threads, bytes, &total) == 0
-                      ? smhf_malloc_aligned(total > 0 ? total : 1, CPU_ALIGN)
+                      ? cpu_large_alloc(total, CPU_ALIGN)
                       : NULL;
     atomic_int *taken = smhf_calloc((size_t)threads, sizeof *taken);
     if (slots == NULL || taken == NULL) {
@@ -243,7 +243,7 @@ void cpu_slot_give(cpu_device *cpu, int index) {
 
 void *cpu_partials_reserve(cpu_device *cpu, size_t bytes) {
     if (bytes > cpu->partials_bytes || cpu->partials == NULL) {
-        char *block = smhf_malloc_aligned(bytes > 0 ? bytes : 1, CPU_ALIGN);
+        char *block = cpu_large_alloc(bytes, CPU_ALIGN);
         if (block == NULL) {
             smhf_device_fail(&cpu->base, SMHF_E_NOMEM,
                              "cpu partial sums: could not allocate %zu bytes", bytes);

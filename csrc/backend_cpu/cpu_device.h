@@ -67,9 +67,12 @@ void cpu_f32_linear(const cpu_product *product);
 void cpu_blas_linear(const cpu_product *product);
 /* A weight's forward panels, packed now if they are not there; NULL on failure, which is kept. */
 const void *cpu_f32_panels(cpu_device *cpu, const smhf_weight *weight);
-/* dw [N, K] += dy^T x over `rows` rows. */
-void cpu_f32_weight_gradient(cpu_device *cpu, smhf_tensor dw, smhf_tensor dy, smhf_tensor x,
-                             int32_t rows);
+/* dw [N, K] += dy^T x over `rows` rows; dbias [N] += sums of dy's columns, unless NULL. */
+void cpu_f32_weight_gradient(cpu_device *cpu, smhf_tensor dw, float *dbias, smhf_tensor dy,
+                             smhf_tensor x, int32_t rows);
+/* out [N] += sums of dy's columns: blocks of CPU_SUM_ROWS rows, then the blocks, in order. */
+#define CPU_SUM_ROWS 64
+void cpu_column_sums(cpu_device *cpu, float *out, smhf_tensor dy, int32_t rows);
 void cpu_blas_weight_gradient(cpu_device *cpu, smhf_tensor dw, smhf_tensor dy, smhf_tensor x,
                               int32_t rows);
 

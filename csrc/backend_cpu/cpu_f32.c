@@ -18,8 +18,10 @@
 #define BLOCK_ROWS 168        /* with panels at hand; a multiple of every tier's tile_rows */
 #define BLOCK_ROWS_FRESH 1032 /* when each task makes its panels */
 #define A_GAP 16              /* floats between copied rows: keeps them out of one cache set */
-#define KEEP_AFTER 4          /* forward products of one generation before panels are kept */
-#define WEIGHT_ROWS 1024      /* tokens of a block of the weight gradient */
+#ifndef TASKS_MOST
+#define TASKS_MOST 8
+#endif
+#define KEEP_AFTER 4 /* forward products of one generation before panels are kept */
 
 typedef struct f32_task {
     cpu_product p;
@@ -27,10 +29,11 @@ typedef struct f32_task {
     const float *panels; /* of the whole weight; NULL: each task makes its own */
     int32_t block_k;     /* depends on k only */
     int32_t block_rows, strip, strips, panel_count;
-    int copy_a;        /* rows of A lie a multiple of 2 KiB apart: they would share a cache set */
-    cpu_epilogue rest; /* the epilogue but for bias and pre */
-    int finish;        /* it has something to do */
-    int through;       /* sums must not touch y before the epilogue: it reads `saved` there */
+    int copy_a;          /* rows of A lie a multiple of 2 KiB apart: they would share a cache set */
+    cpu_epilogue rest;   /* the epilogue but for bias and pre */
+    int finish;          /* it has something to do */
+    smhf_tensor fetched; /* what the epilogue touches besides c */
+    int through;         /* sums must not touch y before the epilogue: it reads `saved` there */
     size_t panel_at, edge_at; /* floats from the start of a slot's scratch */
 } f32_task;
 
@@ -72,6 +75,13 @@ static void run_tile(const f32_task *task, const float *a, int64_t lda, const fl
     int32_t cols = least(task->p.n - col, kernels->panel);
     float *c = cpu_row(task->c, row) + col;
     int add = k0 > 0 || e->accumulate, last = k0 + depth == task->p.k;
+    if (last && task->fetched.data != NULL) { /* while the sums are made */
+        for (int32_t r = 0; r < rows; r++) {
+            const float *line = cpu_row(task->fetched, row + r) + col;
+            __builtin_prefetch(line, 1);
+            __builtin_prefetch(line + cols - 1, 1);
+        }
+    }
     if (cols == kernels->panel && !task->through) {
         /* the bias is where the sums start */
         const float *start = e->bias != NULL && k0 == 0 ? e->bias + col : NULL;
@@ -150,7 +160,7 @@ static int32_t tasks_wanted(int32_t m, int32_t n, int32_t k) {
     double area = (double)n * (double)k;
     double flops = 2.0 * (double)m * area / 1e6, bytes = 4.0 * area / 2e5;
     double worth = flops > bytes ? flops : bytes;
-    int32_t most = 8 * smhf_pool_threads();
+    int32_t most = TASKS_MOST * smhf_pool_threads();
     return worth < 2.0 ? 1 : worth < (double)most ? (int32_t)worth : most;
 }
 
@@ -256,6 +266,7 @@ void cpu_f32_linear(const cpu_product *product) {
     task.rest.pre = SMHF_TENSOR_NONE;
     task.finish = !e->accumulate && (e->act != SMHF_ACT_NONE || e->pre.data != NULL || e->slope);
     task.through = e->slope && e->y.data == e->saved.data;
+    task.fetched = !task.finish ? SMHF_TENSOR_NONE : e->slope ? e->saved : e->y;
     task.block_k = task.through ? product->k : block_k_of(product->k);
     task.copy_a = product->lda % 512 == 0 && product->m > 1;
     if (!find_panels(product, &task.panels)) {
@@ -266,113 +277,4 @@ void cpu_f32_linear(const cpu_product *product) {
         return;
     }
     smhf_parallel_for((size_t)choose_tasks(&task), 1, linear_body, &task);
-}
-
-/* ---- dw += dy^T x --------------------------------------------------------------------------- */
-
-typedef struct gradient_task {
-    const cpu_kernels *kernels;
-    smhf_tensor dw, dy, x; /* dy, x: rows of this block of tokens only */
-    int32_t depth;         /* their count */
-    float *groups, *panels;
-    int32_t group_count, panel_count; /* of dy's and x's columns */
-    int32_t block, strip, strips;     /* groups and panels of a task */
-} gradient_task;
-
-#define GROUPS_AT_ONCE 8 /* a chunk reads this many groups from a row of dy */
-
-static void gradient_pack_body(void *context, size_t begin, size_t end) {
-    const gradient_task *task = context;
-    const cpu_kernels *kernels = task->kernels;
-    size_t depth = (size_t)task->depth;
-    size_t group_chunks = (size_t)ceil_div(task->group_count, GROUPS_AT_ONCE);
-    for (size_t i = begin; i < end; i++) {
-        if (i < group_chunks) {
-            int32_t col = (int32_t)i * GROUPS_AT_ONCE * kernels->tile_rows;
-            kernels->pack_groups(
-                task->groups + (size_t)col * depth, cpu_row(task->dy, 0) + col, task->dy.ld,
-                least(task->dy.cols - col, GROUPS_AT_ONCE * kernels->tile_rows), task->depth);
-        } else {
-            int32_t col = (int32_t)(i - group_chunks) * kernels->panel;
-            kernels->pack_rows(task->panels + (size_t)col * depth, cpu_row(task->x, 0) + col,
-                               task->x.ld, least(task->x.cols - col, kernels->panel), task->depth);
-        }
-    }
-}
-
-static void gradient_tile(const gradient_task *task, int32_t group, int32_t panel) {
-    const cpu_kernels *kernels = task->kernels;
-    int32_t row = group * kernels->tile_rows, col = panel * kernels->panel;
-    int32_t rows = least(task->dw.rows - row, kernels->tile_rows);
-    int32_t cols = least(task->dw.cols - col, kernels->panel);
-    const float *a = task->groups + (size_t)row * (size_t)task->depth;
-    const float *b = task->panels + (size_t)col * (size_t)task->depth;
-    float *c = cpu_row(task->dw, row) + col;
-    if (cols == kernels->panel) {
-        kernels->gemm_tile(c, task->dw.ld, a, 1, kernels->tile_rows, b, task->depth, rows, NULL, 1);
-        return;
-    }
-    float edge[12 * 32];
-    kernels->gemm_tile(edge, kernels->panel, a, 1, kernels->tile_rows, b, task->depth, rows, NULL,
-                       0);
-    for (int32_t r = 0; r < rows; r++) {
-        for (int32_t i = 0; i < cols; i++) {
-            c[r * task->dw.ld + i] += edge[r * kernels->panel + i];
-        }
-    }
-}
-
-static void gradient_body(void *context, size_t begin, size_t end) {
-    const gradient_task *task = context;
-    for (size_t i = begin; i < end; i++) {
-        int32_t group0 = (int32_t)(i / (size_t)task->strips) * task->block;
-        int32_t panel0 = (int32_t)(i % (size_t)task->strips) * task->strip;
-        int32_t group1 = least(task->group_count, group0 + task->block);
-        int32_t panel1 = least(task->panel_count, panel0 + task->strip);
-        for (int32_t j = panel0; j < panel1; j++) {
-            for (int32_t g = group0; g < group1; g++) {
-                gradient_tile(task, g, j);
-            }
-        }
-    }
-}
-
-size_t cpu_f32_gradient_partials(const cpu_kernels *kernels, int32_t rows, int32_t n, int32_t k) {
-    size_t depth = (size_t)least(rows, WEIGHT_ROWS);
-    size_t width = (size_t)round_up(n, kernels->tile_rows) + 16 + /* panels begin aligned */
-                   (size_t)round_up(k, kernels->panel);
-    return depth * width * sizeof(float);
-}
-
-void cpu_f32_weight_gradient(cpu_device *cpu, smhf_tensor dw, smhf_tensor dy, smhf_tensor x,
-                             int32_t rows) {
-    if (!cpu->own_kernels) {
-        cpu_blas_weight_gradient(cpu, dw, dy, x, rows);
-        return;
-    }
-    const cpu_kernels *kernels = cpu->kernels;
-    float *scratch =
-        cpu_partials_reserve(cpu, cpu_f32_gradient_partials(kernels, rows, dw.rows, dw.cols));
-    if (scratch == NULL) {
-        return;
-    }
-    gradient_task task = {.kernels = kernels, .dw = dw, .groups = scratch};
-    task.group_count = ceil_div(dw.rows, kernels->tile_rows);
-    task.panel_count = ceil_div(dw.cols, kernels->panel);
-    int32_t wanted = tasks_wanted(rows, dw.rows, dw.cols);
-    int32_t blocks = least(ceil_div(task.group_count, 14), wanted);
-    task.block = ceil_div(task.group_count, blocks);
-    blocks = ceil_div(task.group_count, task.block);
-    task.strip = ceil_div(task.panel_count, ceil_div(wanted, blocks));
-    task.strips = ceil_div(task.panel_count, task.strip);
-    for (int32_t first = 0; first < rows; first += WEIGHT_ROWS) {
-        task.depth = least(rows - first, WEIGHT_ROWS);
-        task.dy = smhf_tensor_rows(dy, first, task.depth);
-        task.x = smhf_tensor_rows(x, first, task.depth);
-        size_t groups = (size_t)task.group_count * (size_t)kernels->tile_rows;
-        task.panels = scratch + (groups * (size_t)task.depth + 15) / 16 * 16;
-        smhf_parallel_for((size_t)(ceil_div(task.group_count, GROUPS_AT_ONCE) + task.panel_count),
-                          1, gradient_pack_body, &task);
-        smhf_parallel_for((size_t)blocks * (size_t)task.strips, 1, gradient_body, &task);
-    }
 }

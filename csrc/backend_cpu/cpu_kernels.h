@@ -80,7 +80,7 @@ typedef struct cpu_kernels {
     /* panels of B or B^T; groups of A^T */
     void (*pack_rows)(float *panel, const float *src, int64_t ld, int cols, int k);
     void (*pack_columns)(float *panel, const float *src, int64_t ld, int cols, int k);
-    void (*pack_groups)(float *out, const float *src, int64_t ld, int cols, int k);
+    void (*pack_groups)(float *out, int64_t stride, const float *src, int64_t ld, int cols, int k);
     int tile_rows, panel;
 
     /* for cpu_gemm_plain.c: C [gemm_rows, gemm_cols] += sum over k of a[k][.] b[k][.], panels

@@ -247,22 +247,30 @@ static void kernel_pack_columns(float *panel, const float *src, int64_t ld, int 
     }
 }
 
-/* Groups of TILE_ROWS columns of src side by side, k-major: out[g][p][r] = src[p * ld + g *
- * TILE_ROWS + r], what lies behind `cols` is left as it is. A^T for gemm_tile: row = 1, step =
- * TILE_ROWS. */
-static void kernel_pack_groups(float *out, const float *src, int64_t ld, int cols, int k) {
-    for (int g = 0; g < cols; g += TILE_ROWS) {
-        int width = cols - g < TILE_ROWS ? cols - g : TILE_ROWS;
-        float *to = out + (size_t)g * (size_t)k;
-        const float *from = src + g;
-        if (width == TILE_ROWS) {
-            for (int p = 0; p < k; p++) {
-                memcpy(to + (size_t)p * TILE_ROWS, from + p * ld, TILE_ROWS * sizeof *to);
+/* Groups of TILE_ROWS columns of src, each k-major and `stride` floats from the one before: out[g *
+ * stride + p * TILE_ROWS + r] = src[p * ld + g * TILE_ROWS + r], what lies behind `cols` is left as
+ * it is. A^T for gemm_tile: row = 1, step = TILE_ROWS. Rows are read side by side, from end to end,
+ * in fours: that many of a group fill whole cache lines. */
+#define GROUP_K 4
+static void kernel_pack_groups(float *out, int64_t stride, const float *src, int64_t ld, int cols,
+                               int k) {
+    for (int p = 0; p < k; p += GROUP_K) {
+        const float *from = src + p * ld;
+        float *to = out + (int64_t)p * TILE_ROWS;
+        int depth = k - p < GROUP_K ? k - p : GROUP_K, g = 0;
+        for (; depth == GROUP_K && g + TILE_ROWS <= cols; g += TILE_ROWS) {
+#pragma GCC unroll 4
+            for (int q = 0; q < GROUP_K; q++) {
+                memcpy(to + q * TILE_ROWS, from + g + q * ld, TILE_ROWS * sizeof *to);
             }
-        } else {
-            for (int p = 0; p < k; p++) {
-                memcpy(to + (size_t)p * TILE_ROWS, from + p * ld, (size_t)width * sizeof *to);
+            to += stride;
+        }
+        for (; g < cols; g += TILE_ROWS) {
+            int width = cols - g < TILE_ROWS ? cols - g : TILE_ROWS;
+            for (int q = 0; q < depth; q++) {
+                memcpy(to + q * TILE_ROWS, from + g + q * ld, (size_t)width * sizeof *to);
             }
+            to += stride;
         }
     }
 }

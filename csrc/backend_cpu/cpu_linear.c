@@ -97,20 +97,24 @@ typedef struct colsum_task {
 } colsum_task;
 
 #define COLSUM_COLS 128
-#define COLSUM_ROWS 64
 
 /* Each chunk of columns runs down all rows, in blocks, so that no partial sum grows long. */
 static void colsum_body(void *context, size_t begin, size_t end) {
     const colsum_task *task = context;
     int cols = (int)(end - begin);
-    for (int32_t row = 0; row < task->rows; row += COLSUM_ROWS) {
+    for (int32_t row = 0; row < task->rows; row += CPU_SUM_ROWS) {
         float block[COLSUM_COLS] = {0};
-        int32_t stop = row + COLSUM_ROWS < task->rows ? row + COLSUM_ROWS : task->rows;
+        int32_t stop = row + CPU_SUM_ROWS < task->rows ? row + CPU_SUM_ROWS : task->rows;
         for (int32_t r = row; r < stop; r++) {
             task->kernels->axpy(block, cpu_row(task->dy, r) + begin, 1.0f, (size_t)cols);
         }
         task->kernels->axpy(task->out + begin, block, 1.0f, (size_t)cols);
     }
+}
+
+void cpu_column_sums(cpu_device *cpu, float *out, smhf_tensor dy, int32_t rows) {
+    colsum_task sums = {cpu->kernels, out, dy, rows};
+    smhf_parallel_for((size_t)dy.cols, COLSUM_COLS, colsum_body, &sums);
 }
 
 void cpu_linear_bwd_weight(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias, smhf_tensor dy,
@@ -127,11 +131,13 @@ void cpu_linear_bwd_weight(smhf_device *dev, smhf_tensor dw, smhf_tensor dbias, 
     }
     if (compute == SMHF_DTYPE_BF16 && (cpu_lowp_caps(&cpu->features) & SMHF_CAP_BF16) != 0) {
         cpu_bf16_weight_gradient(cpu, dw, dy, x, rows);
+    } else if (cpu->own_kernels) {
+        cpu_f32_weight_gradient(cpu, dw, dbias.data, dy, x, rows);
+        return;
     } else {
-        cpu_f32_weight_gradient(cpu, dw, dy, x, rows);
+        cpu_blas_weight_gradient(cpu, dw, dy, x, rows);
     }
     if (dbias.data != NULL) {
-        colsum_task sums = {cpu->kernels, dbias.data, dy, rows};
-        smhf_parallel_for((size_t)dy.cols, COLSUM_COLS, colsum_body, &sums);
+        cpu_column_sums(cpu, dbias.data, dy, rows);
     }
 }
