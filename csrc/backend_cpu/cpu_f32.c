@@ -18,8 +18,8 @@
 #define BLOCK_ROWS 168        /* with panels at hand; a multiple of every tier's tile_rows */
 #define BLOCK_ROWS_FRESH 1032 /* when each task makes its panels */
 #define A_GAP 16              /* floats between copied rows: keeps them out of one cache set */
-#define TASKS_MOST 8 /* for each thread */
-#define KEEP_AFTER 4 /* forward products of one generation before panels are kept */
+#define TASKS_MOST 8          /* for each thread */
+#define KEEP_AFTER 4          /* forward products of one generation before panels are kept */
 
 typedef struct f32_task {
     cpu_product p;
