@@ -19,7 +19,9 @@
 #define BLOCK_ROWS_FRESH 1032 /* when each task makes its panels */
 #define A_GAP 16              /* floats between copied rows: keeps them out of one cache set */
 #define TASKS_MOST 8          /* for each thread */
-#define KEEP_AFTER 4          /* forward products of one generation before panels are kept */
+#define PANELS_AT_ONCE 4      /* 384 KiB in the second cache */
+
+#define KEEP_AFTER 4 /* forward products of one generation before panels are kept */
 
 typedef struct f32_task {
     cpu_product p;
@@ -123,16 +125,25 @@ static void run_task(const f32_task *task, float *scratch, int32_t row, int32_t 
             }
             a = scratch;
         }
-        for (int32_t j = first_panel; j < last_panel; j++) {
+        /* some panels in the second cache: a tile of A comes from beyond it once for all of them */
+        for (int32_t j0 = first_panel; j0 < last_panel; j0 += PANELS_AT_ONCE) {
+            const int32_t j1 = least(last_panel, j0 + PANELS_AT_ONCE);
             const float *b = scratch + task->panel_at;
+            size_t apart = (size_t)width * (size_t)depth;
             if (task->panels != NULL) {
-                b = task->panels + (size_t)width * ((size_t)j * (size_t)p->k + (size_t)k0);
-            } else {
-                make_panel(task, scratch + task->panel_at, j * width, k0, depth);
+                b = task->panels + (size_t)width * ((size_t)j0 * (size_t)p->k + (size_t)k0);
+                apart = (size_t)width * (size_t)p->k;
+            }
+            for (int32_t j = j0; task->panels == NULL && j < j1; j++) {
+                make_panel(task, scratch + task->panel_at + (size_t)(j - j0) * apart, j * width, k0,
+                           depth);
             }
             for (int32_t i = 0; i < rows; i += even) {
-                run_tile(task, a + i * lda, lda, b, scratch + task->edge_at, row + i,
-                         least(rows - i, even), j * width, k0, depth);
+                for (int32_t j = j0; j < j1; j++) {
+                    run_tile(task, a + i * lda, lda, b + (size_t)(j - j0) * apart,
+                             scratch + task->edge_at, row + i, least(rows - i, even), j * width, k0,
+                             depth);
+                }
             }
         }
         if (p->k == 0) {
@@ -183,6 +194,10 @@ static int32_t choose_tasks(f32_task *task) {
     blocks = ceil_div(p->m, task->block_rows);
     int32_t strips = ceil_div(wanted, blocks);
     task->strip = ceil_div(task->panel_count, strips);
+    if (task->strip > PANELS_AT_ONCE ||
+        task->panel_count * blocks >= 3 * PANELS_AT_ONCE * smhf_pool_threads()) {
+        task->strip = PANELS_AT_ONCE; /* three tasks a thread or more */
+    }
     task->strip = task->strip > narrowest ? task->strip : narrowest;
     task->strips = ceil_div(task->panel_count, task->strip);
     return blocks * task->strips;
@@ -243,7 +258,7 @@ static size_t scratch_of(const cpu_kernels *kernels, int32_t block_k, size_t *pa
                          size_t *edge_at) {
     size_t depth = (size_t)block_k;
     *panel_at = (depth + A_GAP) * BLOCK_ROWS_FRESH;
-    *edge_at = *panel_at + depth * (size_t)kernels->panel;
+    *edge_at = *panel_at + PANELS_AT_ONCE * depth * (size_t)kernels->panel;
     return *edge_at + (size_t)kernels->panel * (size_t)kernels->tile_rows;
 }
 
