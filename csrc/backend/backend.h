@@ -60,7 +60,7 @@ extern "C" {
 #endif
 
 /* Raised by any change of this file that a built plugin could notice. */
-#define SMHF_BACKEND_ABI 3
+#define SMHF_BACKEND_ABI 4
 
 typedef struct smhf_backend smhf_backend; /* the table, below */
 typedef struct smhf_device smhf_device;   /* an open backend, below */
@@ -297,6 +297,8 @@ typedef struct smhf_embedding {
 /* Host-memory backends: take what is needed from the source now; it may go away when prepare
  * returns, and refresh is not legal. Forward only. */
 #define SMHF_WEIGHT_COPY 4u
+/* Instead of the other two: [2H, H] F32, rows of k, then of v, for attention_first_*. */
+#define SMHF_WEIGHT_FIRST 8u
 
 typedef struct smhf_weight_options {
     smhf_dtype compute; /* F32, BF16 or I8 (one scale per output row) */
@@ -580,6 +582,22 @@ struct smhf_backend {
     int (*layer_tail_fwd)(smhf_device *dev, smhf_tensor out, smhf_tensor context,
                           smhf_tensor residual, const smhf_layer *layer, const smhf_pack *pack,
                           smhf_axis axis);
+
+    /* attention_fwd with query_axis ROWS, where k = x Wk^T + bk and v = x Wv^T + bv are made for
+     * nothing else: the same result without making them (see cpu_attention_first.c), within twice
+     * the tolerance. q, out [B, H], x [T, H], lse [B, A] or absent, kv prepared for
+     * SMHF_WEIGHT_FIRST, kv_bias [1, 2H]. Both or neither are there. */
+    void (*attention_first_fwd)(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
+                                smhf_tensor x, const smhf_weight *kv, smhf_tensor kv_bias,
+                                const smhf_pack *pack, int32_t heads, float scale,
+                                smhf_dropout dropout);
+    /* dq [B, H] and dx [T, H] (absent: not wanted) are overwritten; dkv [2H, H] and dkv_bias
+     * [1, 2H] += (absent: not computed). */
+    void (*attention_first_bwd)(smhf_device *dev, smhf_tensor dq, smhf_tensor dx, smhf_tensor dkv,
+                                smhf_tensor dkv_bias, smhf_tensor dout, smhf_tensor out,
+                                smhf_tensor lse, smhf_tensor q, smhf_tensor x,
+                                const smhf_weight *kv, smhf_tensor kv_bias, const smhf_pack *pack,
+                                int32_t heads, float scale, smhf_dropout dropout);
 };
 
 /* How many rows an activation has now, as far as the host knows. */

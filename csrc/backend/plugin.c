@@ -86,6 +86,10 @@ smhf_status smhf_plugin_check_table(const smhf_backend *backend, const char *wha
     REQUIRE(axpy)
     REQUIRE(convert)
 #undef REQUIRE
+    if ((backend->attention_first_fwd == NULL) != (backend->attention_first_bwd == NULL)) {
+        return smhf_fail(err, SMHF_E_ABI, "backend \"%s\" has one half of attention_first",
+                         backend->name);
+    }
     return SMHF_OK;
 }
 

@@ -111,6 +111,9 @@ static smhf_status cpu_reserve(smhf_device *dev, const smhf_limits *limits, smhf
     size_t linear =
         cpu->own_kernels ? cpu_f32_scratch(cpu->kernels) : cpu_linear_scratch(&cpu->tiles);
     size_t lowp = cpu_lowp_scratch(&cpu->features, limits);
+    size_t first =
+        cpu_attention_first_scratch(cpu->kernels, limits->hidden, limits->heads, limits->length);
+    lowp = lowp > first ? lowp : first;
     size_t partials = limits->training ? cpu_layernorm_partials(limits->tokens, limits->hidden) : 0;
     partials = partials > 0 && partials < NORM_PARTIALS ? NORM_PARTIALS : partials;
     if (limits->training && cpu->own_kernels) {
@@ -124,6 +127,9 @@ static smhf_status cpu_reserve(smhf_device *dev, const smhf_limits *limits, smhf
     }
     size_t rounded = cpu_lowp_partials(&cpu->features, limits);
     partials = partials > rounded ? partials : rounded;
+    first = cpu_attention_first_partials(cpu->kernels, limits->hidden, limits->heads, limits->rows,
+                                         limits->tokens, limits->training);
+    partials = partials > first ? partials : first;
     smhf_error before = dev->failure;
     dev->failure = (smhf_error)SMHF_ERROR_INIT;
     size_t slots = attention > linear ? attention : linear;
@@ -327,6 +333,8 @@ static const smhf_backend cpu_table = {
     .axpy = cpu_axpy,
     .convert = cpu_convert,
     .layer_tail_fwd = cpu_layer_tail_fwd,
+    .attention_first_fwd = cpu_attention_first_fwd,
+    .attention_first_bwd = cpu_attention_first_bwd,
 };
 
 const smhf_backend *smhf_cpu_backend(void) {

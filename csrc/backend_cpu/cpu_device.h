@@ -67,6 +67,8 @@ void cpu_f32_linear(const cpu_product *product);
 void cpu_blas_linear(const cpu_product *product);
 /* A weight's forward panels, packed now if they are not there; NULL on failure, which is kept. */
 const void *cpu_f32_panels(cpu_device *cpu, const smhf_weight *weight);
+/* The same of a weight for attention_first: panels of k, then of v. */
+const void *cpu_attention_first_panels(cpu_device *cpu, const smhf_weight *weight);
 /* dw [N, K] += dy^T x over `rows` rows; dbias [N] += sums of dy's columns, unless NULL. */
 void cpu_f32_weight_gradient(cpu_device *cpu, smhf_tensor dw, float *dbias, smhf_tensor dy,
                              smhf_tensor x, int32_t rows);
@@ -167,6 +169,15 @@ void cpu_attention_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dk, smhf_te
                        smhf_tensor dout, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
                        smhf_tensor k, smhf_tensor v, const smhf_pack *pack, smhf_axis query_axis,
                        int32_t heads, float scale, smhf_dtype compute, smhf_dropout dropout);
+void cpu_attention_first_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
+                             smhf_tensor x, const smhf_weight *kv, smhf_tensor kv_bias,
+                             const smhf_pack *pack, int32_t heads, float scale,
+                             smhf_dropout dropout);
+void cpu_attention_first_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dx, smhf_tensor dkv,
+                             smhf_tensor dkv_bias, smhf_tensor dout, smhf_tensor out,
+                             smhf_tensor lse, smhf_tensor q, smhf_tensor x, const smhf_weight *kv,
+                             smhf_tensor kv_bias, const smhf_pack *pack, int32_t heads, float scale,
+                             smhf_dropout dropout);
 void cpu_residual_layernorm_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor sum,
                                 smhf_tensor stats, smhf_tensor x, smhf_tensor residual,
                                 smhf_tensor gamma, smhf_tensor beta, float eps,
@@ -197,6 +208,10 @@ void cpu_convert(smhf_device *dev, smhf_tensor dst, smhf_tensor src);
 
 /* Scratch that the ops of one file need for a batch up to these limits. */
 size_t cpu_attention_scratch(cpu_device *cpu, int32_t length, int32_t size);
+size_t cpu_attention_first_scratch(const cpu_kernels *kernels, int32_t hidden, int32_t heads,
+                                   int32_t length);
+size_t cpu_attention_first_partials(const cpu_kernels *kernels, int32_t hidden, int32_t heads,
+                                    int32_t rows, int32_t tokens, int training);
 size_t cpu_linear_scratch(const cpu_matmul *matmul);
 size_t cpu_f32_scratch(const cpu_kernels *kernels);
 size_t cpu_f32_gradient_partials(const cpu_kernels *kernels, int32_t rows, int32_t n, int32_t k);

@@ -30,7 +30,9 @@ static int can_compute(const cpu_device *cpu, smhf_dtype compute) {
 static smhf_status take_copy(cpu_device *cpu, smhf_weight *weight, smhf_error *err) {
     const smhf_tensor source = weight->source;
     const void *panels = NULL;
-    if (weight->compute == SMHF_DTYPE_BF16) {
+    if ((weight->uses & SMHF_WEIGHT_FIRST) != 0) {
+        panels = cpu_attention_first_panels(cpu, weight);
+    } else if (weight->compute == SMHF_DTYPE_BF16) {
         panels = cpu_bf16_panels(cpu, weight, SMHF_WEIGHT_FORWARD);
     } else if (weight->compute == SMHF_DTYPE_I8) {
         panels = cpu_i8_panels(cpu, weight);

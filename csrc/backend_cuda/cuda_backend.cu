@@ -386,6 +386,8 @@ static const smhf_backend cuda_table = {
     .graph_launch = cuda_graph_launch,
     .graph_free = cuda_graph_free,
     .layer_tail_fwd = NULL,
+    .attention_first_fwd = NULL,
+    .attention_first_bwd = NULL,
 };
 
 extern "C" const smhf_backend *smhf_backend_entry(void) {

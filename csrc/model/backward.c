@@ -32,6 +32,33 @@ void smhf_weight_backward(const smhf_pass *pass, smhf_tensor dw, smhf_tensor dbi
     }
 }
 
+/* Attention and the products that made q, k and v of every token (in a CLS layer k and v): their
+ * gradients, and the input's in g->d. */
+static void keys_backward(const smhf_pass *pass, int l, const smhf_layer_gradients *dw,
+                          smhf_tensor dcontext, int through) {
+    smhf_device *dev = pass->dev;
+    const smhf_backend *be = dev->backend;
+    const smhf_layer *w = &pass->net->layers[l];
+    const smhf_layer_activations *a = &pass->plan->layers[l];
+    const smhf_gradient_buffers *g = &pass->plan->grads;
+    const int32_t H = pass->net->config->hidden;
+    const int cls_layer = smhf_config_cls_layer(pass->net->config, l);
+    const smhf_tensor dkv =
+        smhf_tensor_of(g->dkv.data, g->dkv.rows, cls_layer ? 2 * H : 3 * H, g->dkv.dtype);
+    const smhf_tensor dq = cls_layer ? g->dq_cls : smhf_tensor_cols(dkv, 0, H);
+    const smhf_tensor dk = smhf_tensor_cols(dkv, cls_layer ? 0 : H, H);
+    const smhf_tensor dv = smhf_tensor_cols(dkv, cls_layer ? H : 2 * H, H);
+    be->attention_bwd(dev, dq, dk, dv, dcontext, a->context, a->lse, a->q, a->k, a->v, pass->pack,
+                      cls_layer ? SMHF_AXIS_ROWS : SMHF_AXIS_TOKENS, w->heads, w->scale,
+                      pass->net->compute, smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
+    smhf_pass_check(pass);
+    /* q, k, v = x Wq + bq, x Wk + bk, x Wv + bv */
+    smhf_weight_backward(pass, dw->kv, dw->kv_bias, dkv, a->x, SMHF_AXIS_TOKENS);
+    if (through) {
+        be->linear_bwd_input(dev, g->d, dkv, w->kv, !cls_layer, pass->pack, SMHF_AXIS_TOKENS);
+    }
+}
+
 /* `through`: something below is trained, so the input's gradient is wanted. */
 static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradients *dw,
                            int through) {
@@ -41,7 +68,6 @@ static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradie
     const smhf_layer *w = &pass->net->layers[l];
     const smhf_layer_activations *a = &pass->plan->layers[l];
     const smhf_gradient_buffers *g = &pass->plan->grads;
-    const int32_t H = pass->net->config->hidden;
     const int cls_layer = smhf_config_cls_layer(pass->net->config, l);
     const smhf_axis axis = cls_layer ? SMHF_AXIS_ROWS : SMHF_AXIS_TOKENS;
     const smhf_tensor d = cls_layer ? g->d_cls : g->d;
@@ -67,27 +93,20 @@ static void layer_backward(const smhf_pass *pass, int l, const smhf_layer_gradie
     smhf_weight_backward(pass, dw->out, dw->out_bias, branch, a->context, axis);
     be->linear_bwd_input(dev, dcontext, branch, w->out, 0, pack, axis);
 
-    const smhf_tensor dkv =
-        smhf_tensor_of(g->dkv.data, g->dkv.rows, cls_layer ? 2 * H : 3 * H, g->dkv.dtype);
-    const smhf_tensor dq = cls_layer ? g->dq_cls : smhf_tensor_cols(dkv, 0, H);
-    const smhf_tensor dk = smhf_tensor_cols(dkv, cls_layer ? 0 : H, H);
-    const smhf_tensor dv = smhf_tensor_cols(dkv, cls_layer ? H : 2 * H, H);
-    be->attention_bwd(dev, dq, dk, dv, dcontext, a->context, a->lse, a->q, a->k, a->v, pack, axis,
-                      w->heads, w->scale, pass->net->compute,
-                      smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
-
-    smhf_pass_check(pass);
-    /* q, k, v = x Wq + bq, x Wk + bk, x Wv + bv */
-    smhf_weight_backward(pass, dw->kv, dw->kv_bias, dkv, a->x, SMHF_AXIS_TOKENS);
-    if (cls_layer) {
-        smhf_weight_backward(pass, dw->q, dw->q_bias, dq, a->cls, axis);
+    if (cls_layer && pass->plan->shape.keyless) {
+        be->attention_first_bwd(dev, g->dq_cls, through ? g->d : SMHF_TENSOR_NONE, dw->kv,
+                                dw->kv_bias, dcontext, a->context, a->lse, a->q, a->x, w->kv,
+                                w->kv_bias, pack, w->heads, w->scale,
+                                smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
+    } else {
+        keys_backward(pass, l, dw, dcontext, through);
     }
-    if (!through) {
+    if (!cls_layer) {
         return;
     }
-    be->linear_bwd_input(dev, g->d, dkv, w->kv, !cls_layer, pack, SMHF_AXIS_TOKENS);
-    if (cls_layer) {
-        be->linear_bwd_input(dev, d, dq, w->q, 1, pack, axis);
+    smhf_weight_backward(pass, dw->q, dw->q_bias, g->dq_cls, a->cls, axis);
+    if (through) {
+        be->linear_bwd_input(dev, d, g->dq_cls, w->q, 1, pack, axis);
         be->scatter_add_rows(dev, g->d, d, pack, SMHF_AXIS_ROWS);
     }
 }

@@ -9,7 +9,8 @@
  *
  * A sequence classifier reads only the first token (CLS) of each sequence, so in its last layer
  * keys and values are made for every token, and everything else for the first ones alone: exact,
- * and a seventh of the work of six layers saved. Training and inference differ in the plan only.
+ * and a seventh of the work of six layers saved. Where the device attends without keys and values
+ * (attention_first_fwd) not even those are made. Training and inference differ in the plan only.
  */
 #include "model/network.h"
 
@@ -67,9 +68,14 @@ void smhf_layer_forward(const smhf_pass *pass, int l) {
         be->linear_fwd(dev, a->q, a->cls, w->q, w->q_bias, pack, axis);
         residual = a->cls;
     }
-    be->linear_fwd(dev, a->kv, a->x, w->kv, w->kv_bias, pack, SMHF_AXIS_TOKENS);
-    be->attention_fwd(dev, a->context, a->lse, a->q, a->k, a->v, pack, axis, w->heads, w->scale,
-                      pass->net->compute, smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
+    if (cls_layer && pass->plan->shape.keyless) {
+        be->attention_first_fwd(dev, a->context, a->lse, a->q, a->x, w->kv, w->kv_bias, pack,
+                                w->heads, w->scale, smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
+    } else {
+        be->linear_fwd(dev, a->kv, a->x, w->kv, w->kv_bias, pack, SMHF_AXIS_TOKENS);
+        be->attention_fwd(dev, a->context, a->lse, a->q, a->k, a->v, pack, axis, w->heads, w->scale,
+                          pass->net->compute, smhf_pass_drop(pass, SMHF_DROP_ATTENTION, l));
+    }
     smhf_pass_check(pass);
     if (!pass->plan->shape.training && be->layer_tail_fwd != NULL &&
         be->layer_tail_fwd(dev, a->out, a->context, residual, w, pack, axis)) {

@@ -127,6 +127,19 @@ static smhf_status prepare_slot(preparer *p, int layer, smhf_slot slot, int32_t 
     return SMHF_OK;
 }
 
+/* Keys and values of a CLS layer, which some devices attend without. */
+static smhf_status prepare_kv(preparer *p, int l, smhf_tensor kv, smhf_layer *layer,
+                              smhf_error *err) {
+    const smhf_weight_options before = p->options;
+    if (p->dev->backend->attention_first_fwd != NULL) {
+        p->options.compute = SMHF_DTYPE_F32;
+        p->options.uses = SMHF_WEIGHT_FIRST | (before.uses & SMHF_WEIGHT_COPY);
+    }
+    const smhf_status status = prepare(p, l, SMHF_SLOT_QKV_WEIGHT, kv, &layer->kv, err);
+    p->options = before;
+    return status;
+}
+
 /* q, k and v as one product; in a CLS layer q alone, because only first tokens ask. */
 static smhf_status prepare_qkv(preparer *p, int l, smhf_layer *layer, smhf_error *err) {
     const int32_t H = p->net->config->hidden;
@@ -134,8 +147,7 @@ static smhf_status prepare_qkv(preparer *p, int l, smhf_layer *layer, smhf_error
     SMHF_TRY(matrix(p, l, SMHF_SLOT_QKV_WEIGHT, 3 * H, H, &qkv, err));
     if (smhf_config_cls_layer(p->net->config, l)) {
         SMHF_TRY(prepare(p, l, SMHF_SLOT_QKV_WEIGHT, smhf_tensor_rows(qkv, 0, H), &layer->q, err));
-        SMHF_TRY(
-            prepare(p, l, SMHF_SLOT_QKV_WEIGHT, smhf_tensor_rows(qkv, H, 2 * H), &layer->kv, err));
+        SMHF_TRY(prepare_kv(p, l, smhf_tensor_rows(qkv, H, 2 * H), layer, err));
     } else {
         SMHF_TRY(prepare(p, l, SMHF_SLOT_QKV_WEIGHT, qkv, &layer->kv, err));
     }

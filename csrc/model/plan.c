@@ -134,12 +134,14 @@ static void plan_inside(smhf_plan *plan, cursor *c, int32_t l) {
     const int cls_layer = smhf_config_cls_layer(config, l);
     const int32_t n = cls_layer ? B : T;
     smhf_layer_activations *a = &plan->layers[l];
-    a->kv = take(c, T, cls_layer ? 2 * H : 3 * H, dtype);
     if (cls_layer) {
         a->cls = take(c, B, H, dtype);
         a->q = take(c, B, H, dtype);
     }
-    split(a, cls_layer, H);
+    if (!cls_layer || !plan->shape.keyless) {
+        a->kv = take(c, T, cls_layer ? 2 * H : 3 * H, dtype);
+        split(a, cls_layer, H);
+    }
     a->lse = take(c, n, config->heads, SMHF_DTYPE_F32);
     a->context = take(c, n, H, dtype);
     a->projected = a->sum1 = take(c, n, H, dtype);

@@ -25,6 +25,7 @@ typedef struct smhf_plan_shape {
     smhf_dtype dtype;  /* of activations: F32 or BF16 */
     int lowest;        /* training: as smhf_trained has it */
     int checkpointing; /* training: keep the outputs of layers only */
+    int keyless;       /* the CLS layer attends without keys and values: attention_first_fwd */
 } smhf_plan_shape;
 
 /* Activations of one layer. n is T, or B in the last layer of a sequence classifier, where only
@@ -32,7 +33,7 @@ typedef struct smhf_plan_shape {
 typedef struct smhf_layer_activations {
     smhf_tensor x;         /* [T, H] input: the output of what is below */
     smhf_tensor cls;       /* [B, H] CLS layer: the first tokens of x; else absent */
-    smhf_tensor kv;        /* [T, 3H] q|k|v side by side; CLS layer: [T, 2H] k|v */
+    smhf_tensor kv;        /* [T, 3H] q|k|v side by side; CLS layer: [T, 2H] k|v, or absent */
     smhf_tensor q, k, v;   /* [n, H], [T, H], [T, H]: views of kv; CLS layer: q is its own */
     smhf_tensor lse;       /* [n, A] training */
     smhf_tensor context;   /* [n, H] */

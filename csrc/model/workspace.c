@@ -19,6 +19,7 @@ smhf_status smhf_workspace_init(smhf_workspace *ws, const char *device,
         return smhf_fail_nomem(err, "workspace", bytes);
     }
     SMHF_TRY(smhf_device_open(device, &ws->dev, err));
+    ws->shape.keyless = ws->dev->backend->attention_first_fwd != NULL;
     return smhf_replay_new(ws->dev, &ws->replay, err);
 }
 
