@@ -584,9 +584,9 @@ struct smhf_backend {
                           smhf_axis axis);
 
     /* attention_fwd with query_axis ROWS, where k = x Wk^T + bk and v = x Wv^T + bv are made for
-     * nothing else: the same result without making them (see cpu_attention_first.c), within twice
-     * the tolerance. q, out [B, H], x [T, H], lse [B, A] or absent, kv prepared for
-     * SMHF_WEIGHT_FIRST, kv_bias [1, 2H]. Both or neither are there. */
+     * nothing else: the same result without making them (see cpu_attention_first.c). tol twice
+     * attention_fwd's, with sums over magnitudes for v and S. q, out [B, H], x [T, H], lse [B, A]
+     * or absent, kv prepared for SMHF_WEIGHT_FIRST, kv_bias [1, 2H]. Both or neither are there. */
     void (*attention_first_fwd)(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
                                 smhf_tensor x, const smhf_weight *kv, smhf_tensor kv_bias,
                                 const smhf_pack *pack, int32_t heads, float scale,

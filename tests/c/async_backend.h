@@ -40,6 +40,8 @@ typedef enum async_kind {
     ASYNC_ACT_BWD,
     ASYNC_ATTENTION_FWD,
     ASYNC_ATTENTION_BWD,
+    ASYNC_FIRST_FWD,
+    ASYNC_FIRST_BWD,
     ASYNC_NORM_FWD,
     ASYNC_NORM_BWD,
     ASYNC_GATHER,
@@ -59,7 +61,7 @@ typedef enum async_kind {
 typedef struct async_job {
     struct async_job *next;
     async_kind kind;
-    smhf_tensor t[9];
+    smhf_tensor t[10];
     smhf_embedding tables, grads;
     smhf_pack pack;
     smhf_axis axis;
@@ -187,6 +189,14 @@ static void async_run(smhf_device *cpu, async_job *j) {
     case ASYNC_ATTENTION_BWD:
         be->attention_bwd(cpu, t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8], pack, j->axis,
                           j->heads, j->number, j->compute, j->dropout);
+        break;
+    case ASYNC_FIRST_FWD:
+        be->attention_first_fwd(cpu, t[0], t[1], t[2], t[3], j->weight, t[4], pack, j->heads,
+                                j->number, j->dropout);
+        break;
+    case ASYNC_FIRST_BWD:
+        be->attention_first_bwd(cpu, t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7], t[8],
+                                j->weight, t[9], pack, j->heads, j->number, j->dropout);
         break;
     case ASYNC_NORM_FWD:
         be->residual_layernorm_fwd(cpu, t[0], t[1], t[2], t[3], t[4], t[5], t[6], j->number, pack,
@@ -546,6 +556,33 @@ static void async_attention_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dk
     async_push(dev, job);
 }
 
+static void async_first_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf_tensor q,
+                            smhf_tensor x, const smhf_weight *kv, smhf_tensor kv_bias,
+                            const smhf_pack *pack, int32_t heads, float scale,
+                            smhf_dropout dropout) {
+    ASYNC_OP(dev, ASYNC_FIRST_FWD, out, lse, q, x, kv_bias)
+    job->weight = kv;
+    job->pack = async_pack(pack);
+    job->heads = heads;
+    job->number = scale;
+    job->dropout = async_dropout(dropout);
+    async_push(dev, job);
+}
+
+static void async_first_bwd(smhf_device *dev, smhf_tensor dq, smhf_tensor dx, smhf_tensor dkv,
+                            smhf_tensor dkv_bias, smhf_tensor dout, smhf_tensor out,
+                            smhf_tensor lse, smhf_tensor q, smhf_tensor x, const smhf_weight *kv,
+                            smhf_tensor kv_bias, const smhf_pack *pack, int32_t heads, float scale,
+                            smhf_dropout dropout) {
+    ASYNC_OP(dev, ASYNC_FIRST_BWD, dq, dx, dkv, dkv_bias, dout, out, lse, q, x, kv_bias)
+    job->weight = kv;
+    job->pack = async_pack(pack);
+    job->heads = heads;
+    job->number = scale;
+    job->dropout = async_dropout(dropout);
+    async_push(dev, job);
+}
+
 static void async_norm_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor sum, smhf_tensor stats,
                            smhf_tensor x, smhf_tensor residual, smhf_tensor gamma, smhf_tensor beta,
                            float eps, const smhf_pack *pack, smhf_axis axis, smhf_dropout dropout) {
@@ -722,6 +759,8 @@ static const smhf_backend *smhf_async_backend(void) {
         .adamw = async_adamw,
         .axpy = async_axpy,
         .convert = async_convert,
+        .attention_first_fwd = async_first_fwd,
+        .attention_first_bwd = async_first_bwd,
     };
     return &table;
 }

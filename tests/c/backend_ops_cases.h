@@ -263,6 +263,107 @@ static void case_attention(ops_context *ctx, smhf_axis axis, float rate) {
     ctx_release(ctx);
 }
 
+static double greatest_of(const double *x, int n) {
+    double greatest = 0.0;
+    for (int i = 0; i < n; i++) {
+        greatest = fmax(greatest, fabs(x[i]));
+    }
+    return greatest;
+}
+
+/* y = x W^T + bias and the same over magnitudes */
+static void make_keys(ops_context *ctx, double *y, double *size, const ops_array *x,
+                      const double *w, const double *bias) {
+    int T = ctx->ref.tokens, H = HIDDEN;
+    ref_matmul(y, size, x->values, w, T, H, H, 0, 1);
+    for (int i = 0; i < T * H; i++) {
+        y[i] += bias[i % H];
+        size[i] += fabs(bias[i % H]);
+    }
+}
+
+/* Only first tokens ask. The reference makes keys and values of all tokens; bounds are those of
+ * attention with sums over magnitudes where it has keys, values and scores. */
+static void case_attention_first(ops_context *ctx, float rate) {
+    int T = ctx->ref.tokens, B = ctx_rows(ctx, SMHF_AXIS_ROWS), H = HIDDEN, D = H / HEADS;
+    if (ctx->be->attention_first_fwd == NULL) {
+        return; /* optional */
+    }
+    ops_array q = array_in(ctx, B, H, 1), x = array_in(ctx, T, H, 1);
+    ops_array w = array_in(ctx, 2 * H, H, 0.5), bias = array_in(ctx, 1, 2 * H, 1);
+    ops_array out = array_out(ctx, B, H), alone = array_out(ctx, B, H);
+    ops_array lse = array_out(ctx, B, HEADS);
+    const double *wk = w.values, *wv = w.values + H * H;
+    const smhf_weight_options options = {SMHF_DTYPE_F32, SMHF_WEIGHT_FIRST};
+    smhf_weight *weight = NULL;
+    smhf_error err = SMHF_ERROR_INIT;
+    CHECK_OK(ctx->be->weight_prepare(ctx->dev, &weight, w.t, &options, &err), &err);
+    ctx->be->weight_refresh(ctx->dev, weight);
+    smhf_dropout dropout = ctx_dropout(ctx, rate, 9);
+    float scale = 1.0f / sqrtf((float)D);
+    ref_attention a = {&ctx->ref, SMHF_AXIS_ROWS, HEADS, D, (double)scale, dropout, 5};
+    double *k = ctx_doubles(ctx, T, H), *v = ctx_doubles(ctx, T, H);
+    double *k_size = ctx_doubles(ctx, T, H), *v_size = ctx_doubles(ctx, T, H);
+    make_keys(ctx, k, k_size, &x, wk, bias.values);
+    make_keys(ctx, v, v_size, &x, wv, bias.values + H);
+    double factor = 1 / (1 - (double)rate), score = 0.0;
+    double k_most = greatest_of(k_size, T * H), v_most = greatest_of(v_size, T * H);
+    for (int t = 0; t < T; t++) {
+        double sums[HEADS] = {0};
+        for (int c = 0; c < H; c++) {
+            double asked = q.values[ref_row_of(&ctx->ref, t) * H + c];
+            sums[c / D] += (double)scale * fabs(asked) * k_size[t * H + c];
+        }
+        score = fmax(score, greatest_of(sums, HEADS));
+    }
+    double relative = 32 * U * (1 + score);
+
+    double *want = ctx_doubles(ctx, B, H), *want_lse = ctx_doubles(ctx, B, HEADS);
+    ref_attention_fwd(&a, want, want_lse, NULL, q.values, k, v);
+    ctx->be->attention_first_fwd(ctx->dev, out.t, lse.t, q.t, x.t, weight, bias.t, ctx->pack, HEADS,
+                                 scale, dropout);
+    ctx->be->attention_first_fwd(ctx->dev, alone.t, SMHF_TENSOR_NONE, q.t, x.t, weight, bias.t,
+                                 ctx->pack, HEADS, scale, dropout);
+    compare(ctx, "attention_first_fwd", &out, want, NULL, relative * factor * v_most);
+    compare(ctx, "attention_first_fwd lse", &lse, want_lse, NULL, relative);
+    compare(ctx, "attention_first_fwd without lse", &alone, want, NULL, relative * factor * v_most);
+
+    ops_array dout = array_in(ctx, B, H, 1), dq = array_out(ctx, B, H), dx = array_out(ctx, T, H);
+    ops_array dw = array_in(ctx, 2 * H, H, 1), db = array_in(ctx, 1, 2 * H, 1);
+    ops_array dq2 = array_out(ctx, B, H);
+    double *wq = ctx_doubles(ctx, B, H), *wx = ctx_doubles(ctx, T, H);
+    double *dk = ctx_doubles(ctx, T, H), *dv = ctx_doubles(ctx, T, H);
+    ref_attention_bwd(&a, wq, dk, dv, NULL, NULL, NULL, dout.values, q.values, k, v);
+    ref_matmul(wx, NULL, dk, wk, T, H, H, 0, 0);
+    ref_matmul(wx, NULL, dv, wv, T, H, H, 0, 0);
+    ref_matmul(dw.values, NULL, dk, x.values, H, H, T, 1, 0);
+    ref_matmul(dw.values + H * H, NULL, dv, x.values, H, H, T, 1, 0);
+    for (int i = 0; i < T * H; i++) {
+        db.values[i % H] += dk[i];
+        db.values[H + i % H] += dv[i];
+    }
+    double q_most = greatest_of(q.values, B * H), x_most = greatest_of(x.values, T * H);
+    double d_most = greatest_of(dout.values, B * H), w_most = greatest_of(w.values, 2 * H * H);
+    double ds = 2 * (double)scale * D * d_most * v_most * factor; /* of a score, without its p */
+    relative *= 2;
+    ctx->be->attention_first_bwd(ctx->dev, dq.t, dx.t, dw.t, db.t, dout.t, out.t, lse.t, q.t, x.t,
+                                 weight, bias.t, ctx->pack, HEADS, scale, dropout);
+    ctx->be->attention_first_bwd(ctx->dev, dq2.t, SMHF_TENSOR_NONE, SMHF_TENSOR_NONE,
+                                 SMHF_TENSOR_NONE, dout.t, out.t, lse.t, q.t, x.t, weight, bias.t,
+                                 ctx->pack, HEADS, scale, dropout);
+    compare(ctx, "attention_first_bwd dq", &dq, wq, NULL, relative * ds * k_most);
+    compare(ctx, "attention_first_bwd dq alone", &dq2, wq, NULL, relative * ds * k_most);
+    compare(ctx, "attention_first_bwd dx", &dx, wx, NULL,
+            relative * H * w_most * (ds * q_most + factor * d_most));
+    compare(ctx, "attention_first_bwd weights", &dw, dw.values, NULL,
+            relative * B * x_most * (ds * q_most + factor * d_most));
+    compare(ctx, "attention_first_bwd bias", &db, db.values, NULL,
+            relative * B * (ds * q_most + factor * d_most));
+    ctx_sync(ctx);
+    ctx->be->weight_free(ctx->dev, weight);
+    ctx_release(ctx);
+}
+
 /* ---- layernorm ------------------------------------------------------------------------------ */
 
 /* variant 0: everything kept; 1: no residual, sum written over x */

@@ -51,6 +51,7 @@ static void run_cases(ops_context *ctx, int shape) {
         }
         case_attention(ctx, SMHF_AXIS_TOKENS, rates[i]);
         case_attention(ctx, SMHF_AXIS_ROWS, rates[i]);
+        case_attention_first(ctx, rates[i]);
     }
     for (int a = 0; a < 3; a++) {
         case_linear(ctx, axes[a], 24, 40, 1);

@@ -41,8 +41,9 @@ def test_opening_copies_the_matrices_alone(folder, ids):
     opened = _model.memory()[2] - before
     assert matrices * 0.9 < opened < matrices * 1.25, (opened, matrices)
     assert (folder / "model.safetensors").stat().st_size > 4 * opened
+    exact = 2 * 256 * 256 * 4  # rows of k and v of the last layer, whose first tokens attend in fp32
     model.set_precision("int8")
-    assert _model.memory()[2] - before < 0.4 * opened
+    assert _model.memory()[2] - before < exact + 0.35 * (opened - exact)
     assert model(ids).shape == (4, 3)
 
 
