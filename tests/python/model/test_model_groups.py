@@ -300,7 +300,7 @@ def test_frozen_layers_keep_nothing(rng):
 
 
 def test_frozen_layers_take_no_time(rng):
-    """A backward pass is twice a forward pass: with all but the head frozen a step is a third."""
+    """A backward pass is twice a forward pass: with all but the head frozen a step is a third (processor time)."""
     config = tiny_model.tiny_config(90, num_labels=5, n_layers=6, dim=128, n_heads=2, hidden_dim=512)
     batch = {"input_ids": rng.integers(1, 90, (16, 60)), "labels": rng.integers(0, 5, 16)}
     best = []
@@ -308,8 +308,8 @@ def test_frozen_layers_take_no_time(rng):
         trainer = Trainer(Model.from_config(config), total_steps=100, freeze=freeze)
         seconds = []
         for _ in range(8):
-            start = time.perf_counter()
+            start = time.process_time()
             trainer.step(**batch)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
         best.append(min(seconds))
     assert best[1] < 0.65 * best[0]
