@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define BLOCK_K 768
-#define BLOCK_ROWS 168        /* with panels at hand; a multiple of every tier's tile_rows */
+#define BLOCK_ROWS 516        /* with panels at hand; a multiple of every tier's tile_rows */
 #define BLOCK_ROWS_FRESH 1032 /* when each task makes its panels */
 #define A_GAP 16              /* floats between copied rows: keeps them out of one cache set */
 #define TASKS_MOST 8          /* for each thread */
