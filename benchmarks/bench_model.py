@@ -40,9 +40,10 @@ CONFIG = {
     "model_type": "distilbert", "vocab_size": 30522, "dim": 768, "n_heads": 12, "n_layers": 6, "hidden_dim": 3072,
     "max_position_embeddings": 512, "id2label": {str(i): f"LABEL_{i}" for i in range(5)},
 }  # fmt: skip
-HIDDEN, LAYERS = 768, 6
+HIDDEN, LAYERS, HEADS = 768, 6, 12
 PER_TOKEN, PER_PAIR = 2.0 * 12 * HIDDEN**2 * LAYERS, 4.0 * HIDDEN * LAYERS
 BATCHINGS = ("one", "unsorted", "sorted")
+AT_BOUND = 1 / 1.1  # of the peak: seconds at most 10 % above the bound
 
 
 def realistic(count: int) -> list[int]:
@@ -57,13 +58,14 @@ def full_flops(lengths: Sequence[int]) -> float:
     return float(PER_TOKEN * n.sum() + PER_PAIR * (n**2).sum())
 
 
-def executed_flops(lengths: Sequence[int]) -> tuple[float, float]:
-    """Of matrices and of attention, when the last layer makes keys and values for all tokens and the rest
-    for CLS rows."""
+def executed_flops(lengths: Sequence[int]) -> tuple[float, float, float]:
+    """Of matrices, of attention, and of the last layer's attention: there only the first token asks, without
+    keys and values (two products with H x H a text, and two rows of H a token and head)."""
     n = np.asarray(lengths, float)
-    linear = (PER_TOKEN - 20 * HIDDEN**2) * n.sum() + 20.0 * HIDDEN**2 * len(n)
-    attention = 4.0 * HIDDEN * ((LAYERS - 1) * (n**2).sum() + n.sum())
-    return float(linear), float(attention)
+    linear = PER_TOKEN * (LAYERS - 1) / LAYERS * n.sum() + 20.0 * HIDDEN**2 * len(n)
+    attention = 4.0 * HIDDEN * (LAYERS - 1) * (n**2).sum()
+    first = 4.0 * HIDDEN**2 * len(n) + 4.0 * HIDDEN * HEADS * n.sum()
+    return float(linear), float(attention), float(first)
 
 
 # -- engines in processes of their own ------------------------------------------------------------
@@ -125,14 +127,17 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the ratio (``2x``) or the bound (``<= 300``) of the must column holds."""
+        """Whether the ratio (``2x``) or the bound (``<= 300``) of the must column holds; "at the bound" where the
+        ratio does not, but no more than 10 % are left to what the processor can do."""
         if not self.must:
             return ""
         if self.must.startswith("<="):
             return "met" if self.ours <= float(self.must[2:].split()[0]) else "MISSED"
         if self.ratio is None:
             return "no peer"
-        return "met" if self.ratio >= float(self.must.rstrip("x")) else "MISSED"
+        if self.ratio >= float(self.must.rstrip("x")):
+            return "met"
+        return "at the bound" if self.extra.get("share_of_peak", 0.0) >= AT_BOUND else "MISSED"
 
 
 def show(row: Row) -> None:
@@ -220,9 +225,9 @@ class Bench:
         }
         best = min(medians, key=lambda name: medians[name]) if medians else ""
         factor = 3.0 if train else 1.0
-        linear, attention = executed_flops(lengths)
-        # int8 models multiply queries, keys and values in bf16
-        bound = linear / self.peak(precision)
+        linear, attention, first = executed_flops(lengths)
+        # int8 models multiply queries, keys and values in bf16; the last layer's first tokens attend in fp32
+        bound = linear / self.peak(precision) + first / self.peak("fp32")
         bound += attention / self.peak("bf16" if precision == "int8" else precision)
         share = factor * bound / 1e9 / mine
         way = requests[best].get("batching", "") if best else ""
