@@ -182,8 +182,9 @@ void cpu_attention_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor lse, smhf_
     task.heads = heads;
     task.scale = scale;
     task.dropout = dropout;
-    int half = compute == SMHF_DTYPE_BF16 && lse.data == NULL && query_axis == SMHF_AXIS_TOKENS &&
-               cpu->own_kernels && cpu_bf16_attention_kernels(&cpu->features) != NULL;
+    int half = compute == SMHF_DTYPE_BF16 && !cpu->refined && lse.data == NULL &&
+               query_axis == SMHF_AXIS_TOKENS && cpu->own_kernels &&
+               cpu_bf16_attention_kernels(&cpu->features) != NULL;
     run_heads(&task, half               ? cpu_bf16_attention_body
                      : cpu->own_kernels ? cpu_attention_own_body
                                         : attention_body);

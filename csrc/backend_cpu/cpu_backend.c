@@ -26,6 +26,7 @@ static void fill_info(smhf_device_info *info, const cpu_features *features, cons
     snprintf(info->detail, sizeof info->detail, "%d thread%s, %s", (int)info->units,
              info->units == 1 ? "" : "s", matmul);
     info->caps = SMHF_CAP_HOST_MEMORY | cpu_lowp_caps(features);
+    info->i8_levels = cpu_i8_kernels_of(features)->levels;
     long pages = sysconf(_SC_PHYS_PAGES), free_pages = sysconf(_SC_AVPHYS_PAGES);
     long size = sysconf(_SC_PAGESIZE);
     if (pages > 0 && free_pages > 0 && size > 0) {
@@ -290,6 +291,10 @@ int cpu_all_f32(smhf_device *dev, const char *op, const smhf_tensor *tensors, si
     return 1;
 }
 
+static void cpu_refine(smhf_device *dev, int on) {
+    ((cpu_device *)dev)->refined = on;
+}
+
 static const smhf_backend cpu_table = {
     .abi = SMHF_BACKEND_ABI,
     .size = sizeof(smhf_backend),
@@ -335,6 +340,7 @@ static const smhf_backend cpu_table = {
     .layer_tail_fwd = cpu_layer_tail_fwd,
     .attention_first_fwd = cpu_attention_first_fwd,
     .attention_first_bwd = cpu_attention_first_bwd,
+    .refine = cpu_refine,
 };
 
 const smhf_backend *smhf_cpu_backend(void) {

@@ -15,6 +15,7 @@ typedef struct cpu_device {
     cpu_features features;
     const cpu_kernels *kernels; /* features.kernels */
     int own_kernels;            /* fp32 products by cpu_f32.c, else by BLAS or plain C */
+    int refined;                /* as refine said last */
     cpu_matmul matmul;          /* for a whole product, from one thread */
     cpu_matmul tiles;           /* for products in several threads at once: the same, or plain C */
 

@@ -17,6 +17,8 @@ typedef struct pack_task {
     float *scales;
     int32_t *totals;
     char *outliers;
+    uint8_t *rest; /* NULL: not kept */
+    int32_t *rest_totals;
     const float *w;
     int64_t ld;
     int32_t n, k, lines;
@@ -121,18 +123,37 @@ static int32_t quantize_weights(int8_t *q, const float *w, int32_t count, float 
     return total;
 }
 
-/* The same without the outliers. */
-static int32_t quantize_rest(int8_t *q, const float *w, int32_t count, float factor, float limit) {
-    float rest[PACK_INPUTS];
+/* 0 in place of outliers. */
+static void drop_outliers(float *out, const float *w, int32_t count, float limit) {
     for (int32_t i = 0; i < count; i++) {
-        rest[i] = fabsf(w[i]) > limit ? 0.0f : w[i];
+        out[i] = fabsf(w[i]) > limit ? 0.0f : w[i];
     }
-    return quantize_weights(q, rest, count, factor);
+}
+
+/* What rounding took from the weights, in 15ths of a step, -8..7; returns their sum. */
+static int32_t quantize_rest(int8_t *rest, const int8_t *q, const float *w, int32_t count,
+                             float factor) {
+    int32_t total = 0;
+    for (int32_t i = 0; i < count; i++) {
+        const float v = (w[i] * factor - (float)q[i]) * CPU_I8_REST_STEPS;
+        int32_t r = (int32_t)(v + 8.5f) - 8; /* v >= -7.5, or a hair less */
+        r = r > 7 ? 7 : r < -8 ? -8 : r;
+        rest[i] = (int8_t)r;
+        total += r;
+    }
+    return total;
+}
+
+/* A line of 128 values of 4 bits: the first 64 in the low halves of 64 bytes. */
+static void pack_rest_line(uint8_t *to, const int8_t *line) {
+    for (int i = 0; i < CPU_LOWP_LINE / 2; i++) {
+        to[i] = (uint8_t)((line[i] & 15) | (line[i + CPU_LOWP_LINE / 2] & 15) << 4);
+    }
 }
 
 /* Outputs [first, first + 32): blocks of inputs are quantised, then dealt out to the lines. */
-static void pack_panel(const pack_task *task, int32_t first, int8_t *panel) {
-    int8_t block[CPU_LOWP_COLS][PACK_INPUTS];
+static void pack_panel(const pack_task *task, int32_t first, int8_t *panel, uint8_t *rest) {
+    int8_t block[CPU_LOWP_COLS][PACK_INPUTS], rests[CPU_LOWP_COLS][PACK_INPUTS];
     float factors[CPU_LOWP_COLS], limits[CPU_LOWP_COLS];
     cpu_i8_outliers *list = (cpu_i8_outliers *)cpu_i8_outliers_of(
         task->outliers, first / CPU_LOWP_COLS, task->k); /* ours: it is being written */
@@ -145,8 +166,12 @@ static void pack_panel(const pack_task *task, int32_t first, int8_t *panel) {
             task->scales[first + c] = 0.0f;
             task->totals[first + c] = 0;
         }
+        if (rest != NULL) {
+            task->rest_totals[first + c] = 0;
+        }
     }
     memset(block, 0, sizeof block);
+    memset(rests, 0, sizeof rests);
     for (int32_t at = 0; at < 4 * task->lines; at += PACK_INPUTS) {
         int32_t width = 4 * task->lines - at < PACK_INPUTS ? 4 * task->lines - at : PACK_INPUTS;
         int32_t real = task->k - at < width ? task->k - at : width;
@@ -154,16 +179,31 @@ static void pack_panel(const pack_task *task, int32_t first, int8_t *panel) {
         for (int32_t c = 0; c < CPU_LOWP_COLS; c++) {
             if (factors[c] != 0.0f) {
                 const float *from = task->w + (first + c) * task->ld + at;
-                task->totals[first + c] +=
-                    limits[c] < FLT_MAX ? quantize_rest(block[c], from, real, factors[c], limits[c])
-                                        : quantize_weights(block[c], from, real, factors[c]);
+                float inner[PACK_INPUTS];
+                if (limits[c] < FLT_MAX) {
+                    drop_outliers(inner, from, real, limits[c]);
+                    from = inner;
+                }
+                task->totals[first + c] += quantize_weights(block[c], from, real, factors[c]);
                 memset(block[c] + real, 0, (size_t)(width - real));
+                if (rest != NULL) {
+                    task->rest_totals[first + c] +=
+                        quantize_rest(rests[c], block[c], from, real, factors[c]);
+                    memset(rests[c] + real, 0, (size_t)(width - real));
+                }
             }
         }
         for (int32_t i = 0; i < width; i += 4) {
             int8_t *line = panel + (size_t)((at + i) / 4) * CPU_LOWP_LINE;
             for (int32_t c = 0; c < CPU_LOWP_COLS; c++) {
                 memcpy(line + 4 * c, block[c] + i, 4);
+            }
+            if (rest != NULL) {
+                int8_t dealt[CPU_LOWP_LINE];
+                for (int32_t c = 0; c < CPU_LOWP_COLS; c++) {
+                    memcpy(dealt + 4 * c, rests[c] + i, 4);
+                }
+                pack_rest_line(rest + (size_t)((at + i) / 4) * (CPU_LOWP_LINE / 2), dealt);
             }
         }
     }
@@ -172,8 +212,9 @@ static void pack_panel(const pack_task *task, int32_t first, int8_t *panel) {
 static void pack_body(void *context, size_t begin, size_t end) {
     const pack_task *task = context;
     for (size_t p = begin; p < end; p++) {
-        pack_panel(task, (int32_t)p * CPU_LOWP_COLS,
-                   task->panels + p * (size_t)task->lines * CPU_LOWP_LINE);
+        const size_t bytes = (size_t)task->lines * CPU_LOWP_LINE;
+        pack_panel(task, (int32_t)p * CPU_LOWP_COLS, task->panels + p * bytes,
+                   task->rest != NULL ? task->rest + p * (bytes / 2) : NULL);
     }
 }
 
@@ -187,12 +228,26 @@ size_t cpu_i8_panels_bytes(int32_t n, int32_t k) {
            outputs / CPU_LOWP_COLS * cpu_i8_outliers_bytes(k);
 }
 
-void cpu_i8_pack(void *panels, const float *w, int64_t ld, int32_t n, int32_t k) {
+/* The rests lie behind everything else. */
+static size_t rest_offset(int32_t n, int32_t k) {
+    return (cpu_i8_panels_bytes(n, k) + SMHF_CACHE_LINE - 1) / SMHF_CACHE_LINE * SMHF_CACHE_LINE;
+}
+
+size_t cpu_i8_fine_bytes(int32_t n, int32_t k) {
+    const size_t outputs = (size_t)cpu_lowp_round_up(n, CPU_LOWP_COLS);
+    return rest_offset(n, k) + outputs * (size_t)i8_lines(k) * 2 + outputs * sizeof(int32_t);
+}
+
+void cpu_i8_pack(void *panels, const float *w, int64_t ld, int32_t n, int32_t k, int fine) {
     size_t outputs = (size_t)cpu_lowp_round_up(n, CPU_LOWP_COLS);
     pack_task task = {.panels = panels, .w = w, .ld = ld, .n = n, .k = k, .lines = i8_lines(k)};
     task.scales = (float *)((char *)panels + outputs * (size_t)task.lines * 4);
     task.totals = (int32_t *)(task.scales + outputs);
     task.outliers = (char *)(task.totals + outputs);
+    if (fine) {
+        task.rest = (uint8_t *)panels + rest_offset(n, k);
+        task.rest_totals = (int32_t *)(void *)(task.rest + outputs * (size_t)task.lines * 2);
+    }
     smhf_parallel_for(outputs / CPU_LOWP_COLS, 1, pack_body, &task);
 }
 
@@ -201,11 +256,13 @@ static void pack_weight(void *panels, const smhf_weight *weight, uint32_t use,
     (void)use;
     (void)features;
     cpu_i8_pack(panels, weight->source.data, weight->source.ld, weight->source.rows,
-                weight->source.cols);
+                weight->source.cols, (weight->uses & SMHF_WEIGHT_REST) != 0);
 }
 
 const void *cpu_i8_panels(cpu_device *cpu, const smhf_weight *weight) {
-    const size_t bytes = cpu_i8_panels_bytes(weight->source.rows, weight->source.cols);
+    const int32_t n = weight->source.rows, k = weight->source.cols;
+    const size_t bytes = (weight->uses & SMHF_WEIGHT_REST) != 0 ? cpu_i8_fine_bytes(n, k)
+                                                                : cpu_i8_panels_bytes(n, k);
     return cpu_weight_panels(cpu, weight, SMHF_WEIGHT_FORWARD, bytes, pack_weight);
 }
 
@@ -225,7 +282,9 @@ void cpu_i8_linear(const cpu_product *product) {
     run.epilogue = &product->epilogue;
     run.i8 = cpu_i8_kernels_of(&cpu->features);
     run.panels = cpu_i8_panels(cpu, product->weight);
-    if (run.panels != NULL) {
+    if (run.panels != NULL && cpu->refined && (product->weight->uses & SMHF_WEIGHT_REST) != 0) {
+        cpu_i8_fine_run(&run);
+    } else if (run.panels != NULL) {
         cpu_lowp_run(&run);
     }
 }
@@ -238,11 +297,12 @@ cpu_i8_matrix cpu_i8_matrix_of(const void *panels, int32_t n, int32_t k) {
     m.scales = (const float *)(const void *)(m.panels + (size_t)outputs * (size_t)lines * 4);
     m.totals = (const int32_t *)(const void *)(m.scales + outputs);
     m.outliers = (const char *)(m.totals + outputs);
+    m.rest = (const uint8_t *)panels + rest_offset(n, k);
+    m.rest_totals = (const int32_t *)(const void *)(m.rest + (size_t)outputs * (size_t)lines * 2);
     return m;
 }
 
-/* out [rows, 32] += a panel's outliers times the activations they meet. */
-static void add_outliers(float *out, int64_t ld, const cpu_i8_outliers *list,
+void cpu_i8_add_outliers(float *out, int64_t ld, const cpu_i8_outliers *list,
                          const cpu_i8_activations *a, int32_t first, int rows) {
     for (int r = 0; r < rows; r++) {
         const float *x = a->x + (int64_t)(first + r) * a->ldx;
@@ -286,7 +346,7 @@ void cpu_i8_panel_run(const cpu_i8_run *run, const cpu_i8_matrix *m, int32_t pan
             .rows = finish.rows, .scales = finish.scales, .totals = finish.totals};
         float values[32 * CPU_I8_COLS];
         run->kernels->finish_i8(values, CPU_I8_COLS, sums, count, &bare);
-        add_outliers(values, CPU_I8_COLS, list, a, first + r, count);
+        cpu_i8_add_outliers(values, CPU_I8_COLS, list, a, first + r, count);
         run->kernels->finish_i8(values, CPU_I8_COLS, NULL, count, &finish);
         for (int i = 0; i < count; i++) {
             memcpy(to + i * ld, values + i * CPU_I8_COLS, CPU_I8_COLS * sizeof *values);

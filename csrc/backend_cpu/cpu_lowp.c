@@ -247,7 +247,10 @@ const cpu_bf16_kernels *cpu_bf16_kernels_of(const cpu_features *features) {
 size_t cpu_lowp_scratch(const cpu_features *features, const smhf_limits *limits) {
     (void)features;
     size_t tail = limits->training ? 0 : cpu_i8_tail_scratch(limits->hidden, limits->ffn);
-    return tail > slot_bytes() ? tail : slot_bytes();
+    size_t wide = (size_t)(limits->ffn > limits->hidden ? limits->ffn : limits->hidden);
+    size_t fine = limits->training ? 0 : cpu_i8_fine_scratch((int32_t)wide);
+    size_t most = tail > slot_bytes() ? tail : slot_bytes();
+    return most > fine ? most : fine;
 }
 
 size_t cpu_lowp_partials(const cpu_features *features, const smhf_limits *limits) {
@@ -256,7 +259,8 @@ size_t cpu_lowp_partials(const cpu_features *features, const smhf_limits *limits
     widest = widest > 3 * limits->hidden ? widest : 3 * limits->hidden; /* dy of q | k | v */
     size_t linear = block_bytes(limits->tokens, cpu_lowp_row_bytes(lines_of(widest, 2), wide));
     if (!limits->training) {
-        return linear;
+        size_t fine = cpu_i8_fine_partials(limits->tokens, widest);
+        return linear > fine ? linear : fine;
     }
     int32_t most =
         limits->tokens < CPU_LOWP_GRADIENT_ROWS ? limits->tokens : CPU_LOWP_GRADIENT_ROWS;

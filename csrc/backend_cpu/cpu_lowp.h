@@ -88,6 +88,11 @@ static inline const cpu_i8_outliers *cpu_i8_outliers_of(const char *first, int32
                                                    (size_t)panel * cpu_i8_outliers_bytes(k));
 }
 
+/* A weight prepared for SMHF_WEIGHT_REST also keeps what rounding took from it: 4 bits each, in
+ * 15ths of its step. A line of a panel is 64 bytes there: its first 64 values in their low halves,
+ * the other 64 in their high ones. */
+#define CPU_I8_REST_STEPS 15.0f
+
 typedef struct cpu_i8_kernels {
     const char *name;
     int rows;   /* of a tile, at most */
@@ -141,9 +146,11 @@ extern const cpu_bf16_kernels cpu_bf16_amx;
 extern const cpu_i8_kernels cpu_i8_amx_plain;
 extern const cpu_bf16_kernels cpu_bf16_amx_plain;
 
-/* Weights to panels; a buffer of cpu_i8_panels_bytes / cpu_bf16_panels_bytes. */
+/* Weights to panels; a buffer of cpu_i8_panels_bytes (with `fine`: cpu_i8_fine_bytes),
+ * cpu_bf16_panels_bytes. */
 size_t cpu_i8_panels_bytes(int32_t n, int32_t k);
-void cpu_i8_pack(void *panels, const float *w, int64_t ld, int32_t n, int32_t k);
+size_t cpu_i8_fine_bytes(int32_t n, int32_t k); /* with the rests */
+void cpu_i8_pack(void *panels, const float *w, int64_t ld, int32_t n, int32_t k, int fine);
 size_t cpu_bf16_panels_bytes(int32_t n, int32_t k);
 /* element (output, input) at w[output * ld + input], or at w[input * ld + output] */
 void cpu_bf16_pack(void *panels, const float *w, int64_t ld, int32_t n, int32_t k, int transposed,
@@ -158,6 +165,8 @@ typedef struct cpu_i8_matrix {
     const float *scales;
     const int32_t *totals;
     const char *outliers;
+    const uint8_t *rest; /* of a weight packed `fine` */
+    const int32_t *rest_totals;
     int32_t n, k, lines;
 } cpu_i8_matrix;
 
@@ -184,6 +193,10 @@ void cpu_i8_panel_run(const cpu_i8_run *run, const cpu_i8_matrix *m, int32_t pan
                       const cpu_i8_activations *a, int32_t first, int32_t rows, float *out,
                       int64_t ld, cpu_i8_finish finish);
 
+/* out [rows, 32] += a panel's outliers times the activations they meet; out is row `first`'s. */
+void cpu_i8_add_outliers(float *out, int64_t ld, const cpu_i8_outliers *list,
+                         const cpu_i8_activations *a, int32_t first, int rows);
+
 /* layer_tail_fwd of backend.h, and the slot scratch that it needs. */
 size_t cpu_i8_tail_scratch(int32_t hidden, int32_t ffn);
 int cpu_layer_tail_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor context, smhf_tensor residual,
@@ -208,6 +221,11 @@ typedef struct cpu_lowp_product {
 } cpu_lowp_product;
 
 void cpu_lowp_run(const cpu_lowp_product *product);
+/* int8 with panels packed `fine`, under `refine`: 12 bits of weights, twice `levels` of rows. And
+ * its scratch: of a slot, and of the op with at most `rows` rows. */
+void cpu_i8_fine_run(const cpu_lowp_product *product);
+size_t cpu_i8_fine_scratch(int32_t k);
+size_t cpu_i8_fine_partials(int32_t rows, int32_t k);
 
 /* Four bytes as they lie. */
 static inline int32_t cpu_lowp_word(const void *at) {

@@ -388,6 +388,7 @@ static const smhf_backend cuda_table = {
     .layer_tail_fwd = NULL,
     .attention_first_fwd = NULL,
     .attention_first_bwd = NULL,
+    .refine = NULL,
 };
 
 extern "C" const smhf_backend *smhf_backend_entry(void) {

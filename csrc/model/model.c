@@ -1,5 +1,6 @@
 /* model.c: life of a model, its locks, and forward for any number of threads. */
 #include "model/model_state.h"
+#include "model/ties.h"
 
 #include "common/file.h"
 #include "common/mem.h"
@@ -160,12 +161,11 @@ static smhf_status prepare_model(smhf_model *model, smhf_bytes_view config_json,
         return smhf_fail(err, SMHF_E_NOMEM, "model options: out of memory");
     }
     SMHF_TRY(smhf_device_open(model->device, &model->dev, err));
-    if (options->batch_tokens == 0) {
-        smhf_device_info info;
-        model->dev->backend->describe(model->dev, &info);
-        if (info.batch_tokens > 0) {
-            model->batch_tokens = (size_t)info.batch_tokens;
-        }
+    smhf_device_info info;
+    model->dev->backend->describe(model->dev, &info);
+    model->tie_margin = smhf_tie_margin(info.i8_levels);
+    if (options->batch_tokens == 0 && info.batch_tokens > 0) {
+        model->batch_tokens = (size_t)info.batch_tokens;
     }
     SMHF_TRY(choose_precision(model->dev, model->precision, &model->options, err));
     return SMHF_OK;
@@ -184,8 +184,16 @@ static smhf_values values_of(const smhf_model *model) {
     return (smhf_values){model->parameters, model->mapped.file != NULL ? &model->mapped : NULL};
 }
 
+/* How weights are used without a trainer. int8: near ties are settled, where the device can. */
+static uint32_t uses_of(const smhf_model *model, smhf_dtype compute) {
+    const int settles = compute == SMHF_DTYPE_I8 && model->config.head == SMHF_HEAD_SEQUENCE &&
+                        model->config.problem != SMHF_PROBLEM_REGRESSION &&
+                        model->dev->backend->refine != NULL;
+    return SMHF_WEIGHT_FORWARD | (settles ? SMHF_WEIGHT_REST : 0);
+}
+
 static smhf_status finish_model(smhf_model *model, smhf_error *err) {
-    model->options.uses = SMHF_WEIGHT_FORWARD;
+    model->options.uses = uses_of(model, model->options.compute);
     SMHF_TRY(smhf_network_init(&model->net, model->dev, &model->table, &model->config,
                                values_of(model), &model->options, err));
     return model->dev->backend->sync(model->dev, err);
@@ -276,7 +284,7 @@ smhf_status smhf_model_set_precision(smhf_model *model, const char *precision, s
     smhf_network_options options = model->options;
     smhf_status status = choose_precision(model->dev, name, &options, err);
     if (status == SMHF_OK && options.compute == SMHF_DTYPE_I8) {
-        options.uses = SMHF_WEIGHT_FORWARD;
+        options.uses = uses_of(model, SMHF_DTYPE_I8);
         if (model->trainers > 0) {
             status = smhf_fail(err, SMHF_E_BUSY,
                                "precision \"int8\" is for inference, and a trainer holds this "
@@ -650,8 +658,8 @@ static size_t width_of(const smhf_config *config) {
 
 /* `every` [tokens]: 0, 1, 2 ... for a masked-LM call without picks, else NULL. */
 static smhf_status forward_pieces(smhf_model *model, smhf_workspace *ws, const smhf_batch *batch,
-                                  const smhf_run *run, const int32_t *every, float *out,
-                                  smhf_error *err) {
+                                  const smhf_run *run, const int32_t *every, int refined,
+                                  float *out, smhf_error *err) {
     const size_t width = width_of(&model->config);
     const int masked = model->config.head == SMHF_HEAD_MASKED;
     const int tokens = smhf_config_per_token(&model->config) && run->pooling == SMHF_POOLING_NONE;
@@ -680,9 +688,15 @@ static smhf_status forward_pieces(smhf_model *model, smhf_workspace *ws, const s
                 .pooling = run->pooling,
             };
             smhf_pass_check(&p.pass); /* a recorded pass asks nobody */
-            smhf_replay_run(ws->replay, ws->pack,
-                            smhf_pass_kind(&p.pass, SMHF_PASS_FORWARD, (int)run->pooling),
-                            run_forward, &p);
+            if (refined) {
+                ws->dev->backend->refine(ws->dev, 1);
+                run_forward(&p);
+                ws->dev->backend->refine(ws->dev, 0);
+            } else {
+                smhf_replay_run(ws->replay, ws->pack,
+                                smhf_pass_kind(&p.pass, SMHF_PASS_FORWARD, (int)run->pooling),
+                                run_forward, &p);
+            }
             ws->dev->backend->download(ws->dev, out + done * width,
                                        results_of(&p.pass, run->pooling).data,
                                        count * width * sizeof *out);
@@ -693,6 +707,34 @@ static smhf_status forward_pieces(smhf_model *model, smhf_workspace *ws, const s
         first = end;
     }
     return SMHF_OK;
+}
+
+/* Rows whose label hangs on less than int8's error are computed once more. */
+static smhf_status settle_ties(smhf_model *model, smhf_workspace *ws, const smhf_batch *batch,
+                               const smhf_run *run, float *out, smhf_error *err) {
+    smhf_ties ties;
+    if ((model->options.uses & SMHF_WEIGHT_REST) == 0) {
+        return SMHF_OK;
+    }
+    SMHF_TRY(smhf_ties_find(&ties, &model->config, batch, out, model->tie_margin, err));
+    if (ties.batch.rows == 0) {
+        return SMHF_OK;
+    }
+    const size_t width = width_of(&model->config);
+    const size_t bytes = ties.batch.rows * width * sizeof *out;
+    smhf_status status = SMHF_OK;
+    float *again = smhf_malloc(bytes);
+    if (again == NULL) {
+        status = smhf_fail_nomem(err, "near ties", bytes);
+    } else {
+        status = forward_pieces(model, ws, &ties.batch, run, NULL, 1, again, err);
+    }
+    if (status == SMHF_OK) {
+        smhf_ties_settle(&ties, width, again, out);
+    }
+    smhf_free(again);
+    smhf_ties_deinit(&ties);
+    return status;
 }
 
 static smhf_status check_picks(const smhf_model *model, const smhf_run *run,
@@ -755,7 +797,10 @@ smhf_status smhf_model_run(smhf_model *model, const smhf_run *run, float *out, s
         status = count_tokens(model, run, batch, &every, err);
     }
     if (status == SMHF_OK) {
-        status = forward_pieces(model, ws, batch, run, every, out, err);
+        status = forward_pieces(model, ws, batch, run, every, 0, out, err);
+    }
+    if (status == SMHF_OK) {
+        status = settle_ties(model, ws, batch, run, out, err);
     }
     smhf_free(every);
     workspace_release(model, ws);

@@ -22,6 +22,7 @@ struct smhf_model {
     char *precision; /* owned */
     size_t batch_tokens;
     int max_workspaces;
+    float tie_margin; /* of int8, see ties.h */
 
     smhf_device *dev;   /* owned; used only by the writer */
     float *parameters;  /* owned, device: table.size floats; NULL while mapped */

@@ -112,7 +112,7 @@ static void run(cpu_device *cpu, const run_case *c, float *y, int first, int row
         c->i8 != NULL ? cpu_i8_panels_bytes(c->n, c->k) : cpu_bf16_panels_bytes(c->n, c->k);
     void *panels = smhf_malloc_aligned(bytes, 64);
     if (c->i8 != NULL) {
-        cpu_i8_pack(panels, c->w, c->k, c->n, c->k);
+        cpu_i8_pack(panels, c->w, c->k, c->n, c->k, 0);
     } else {
         cpu_bf16_pack(panels, c->w, c->k, c->n, c->k, 0, c->bf16);
     }
@@ -226,7 +226,7 @@ static void check_i8_product(cpu_device *cpu, const cpu_i8_kernels *kernels, int
     float *y = smhf_malloc((size_t)(m * ldy) * sizeof *y);
     memset(y, 0xFF, (size_t)(m * ldy) * sizeof *y);
     void *panels = smhf_malloc_aligned(cpu_i8_panels_bytes(n, k), 64);
-    cpu_i8_pack(panels, w, ldw, n, k);
+    cpu_i8_pack(panels, w, ldw, n, k, 0);
     smhf_tensor out = smhf_tensor_of(y, m, n, SMHF_DTYPE_F32);
     out.ld = ldy;
     cpu_epilogue epilogue = {.y = out};
