@@ -1,6 +1,7 @@
 /* cpu_i8.c: products with int8 weights (one scale for each output) and int8 activations (one scale
  * for each row): panels, and the plain loops that every kernel must match bit for bit. */
 #include "backend_cpu/cpu_lowp.h"
+#include "common/mem.h"
 #include "common/pool.h"
 
 #include <float.h>
