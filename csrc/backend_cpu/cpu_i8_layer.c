@@ -139,8 +139,8 @@ static int32_t block_rows(int32_t count, int32_t tallest) {
 int cpu_layer_tail_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor context, smhf_tensor residual,
                        const smhf_layer *layer, const smhf_pack *pack, smhf_axis axis) {
     cpu_device *cpu = cpu_begin(dev);
-    if (cpu == NULL || cpu->refined || !is_i8(layer->out) || !is_i8(layer->ffn1) || !is_i8(layer->ffn2) ||
-        layer->act != SMHF_ACT_GELU) {
+    if (cpu == NULL || cpu->refined || !is_i8(layer->out) || !is_i8(layer->ffn1) ||
+        !is_i8(layer->ffn2) || layer->act != SMHF_ACT_GELU) {
         return cpu == NULL;
     }
     const int32_t H = out.cols, F = layer->ffn1->source.rows;
