@@ -22,7 +22,7 @@ from smhf_native.transformers.data_collator import (
 )
 from smhf_native.transformers.losses import IGNORE, LABEL_COLUMNS, SPAN_COLUMNS, Target
 
-__all__ = ["BatchLoader", "check_labels", "check_tokens", "epoch_order"]
+__all__ = ["BatchLoader", "check_labels", "check_tokens", "epoch_order", "group_by_length", "row_lengths"]
 
 _MODEL_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 _OWN_COLLATORS = (DefaultDataCollator, DataCollatorWithPadding, DataCollatorForTokenClassification)
@@ -33,6 +33,53 @@ def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     from smhf_native.model import torch_randperm
 
     return np.asarray(torch_randperm(rows, seed + epoch), dtype=np.int64)
+
+
+def group_by_length(
+    order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], batch_size: int
+) -> npt.NDArray[np.int64]:
+    """Return ``order`` with rows of like length together: transformers' ``group_by_length``.
+
+    The shuffled rows are cut into pieces of up to 50 batches, each sorted by falling length; the longest row
+    of all comes first, so that a batch too large for memory is met at once.
+
+    Parameters
+    ----------
+    order : int64, (rows,), a shuffle
+    lengths : int64, (rows,), tokens of each row
+    batch_size : rows that are used together
+    """
+    if len(order) == 0:
+        return order
+    piece = max(1, min(len(order) // (batch_size * 4), 50)) * batch_size
+    pieces = [order[at : at + piece] for at in range(0, len(order), piece)]
+    pieces = [part[np.argsort(-lengths[part], kind="stable")] for part in pieces]
+    longest = int(np.argmax([lengths[part[0]] for part in pieces]))
+    pieces[0][0], pieces[longest][0] = pieces[longest][0], pieces[0][0]
+    return np.concatenate(pieces)
+
+
+def row_lengths(dataset: Any, column: str, what: str) -> npt.NDArray[np.int64]:
+    """Return the tokens of each row: the column's numbers where there is one, else the lengths of input_ids.
+
+    Raises
+    ------
+    ValueError
+        Names the first row without ``input_ids``.
+    """
+    if isinstance(dataset, Dataset):
+        if column in dataset.column_names:
+            return np.asarray(dataset[column], dtype=np.int64)
+        packed = dataset.packed_rows("input_ids")
+        if packed is not None:
+            return np.asarray(packed.lengths, dtype=np.int64)
+    found = []
+    for number in range(len(dataset)):
+        row = dataset[number]
+        if "input_ids" not in row:
+            raise ValueError(f"{what}: row {number} has no input_ids, group_by_length sorts by their count")
+        found.append(len(row["input_ids"]))
+    return np.asarray(found, dtype=np.int64)
 
 
 def check_labels(dataset: Any, target: Target, label_names: list[str] | None, what: str) -> None:

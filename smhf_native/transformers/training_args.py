@@ -46,7 +46,7 @@ _WITHOUT_EFFECT = frozenset(
     save_on_each_node save_safetensors hub_token hub_private_repo hub_model_id hub_strategy hub_always_push
     hub_revision eval_accumulation_steps eval_do_concat_batches eval_use_gather_object bf16_full_eval
     fp16_full_eval fp16_opt_level fp16_backend half_precision_backend auto_find_batch_size dispatch_batches
-    split_batches accelerator_config use_liger_kernel length_column_name past_index mp_parameters
+    split_batches accelerator_config use_liger_kernel past_index mp_parameters
     ray_scope logging_nan_inf_filter include_tokens_per_second use_cache enable_jit_checkpoint do_predict
     do_train trackio_space_id trackio_bucket_id trackio_static_space_id liger_kernel_config
     use_legacy_prediction_loop""".split()
@@ -54,8 +54,6 @@ _WITHOUT_EFFECT = frozenset(
 
 # Accepted at these values; another value would change the result and is refused.
 _ONLY_DEFAULT: dict[str, tuple[Any, ...]] = {
-    "group_by_length": (False, None),
-    "train_sampling_strategy": ("random", None),
     "adafactor": (False, None),
     "deepspeed": (None, "", False),
     "fsdp": (None, "", False, []),
@@ -75,6 +73,7 @@ _ONLY_DEFAULT: dict[str, tuple[Any, ...]] = {
     "parallelism_config": (None,),
 }
 
+_SAMPLINGS = ("random", "sequential", "group_by_length")
 _OPTIMIZERS = {"adamw_torch", "adamw_torch_fused", "adamw_hf"}
 
 
@@ -122,6 +121,9 @@ class TrainingArguments:
     bf16: bool = False
     gradient_checkpointing: bool = False
     dataloader_drop_last: bool = False
+    group_by_length: bool = False
+    train_sampling_strategy: str = "random"
+    length_column_name: str = "length"
     disable_tqdm: bool = False
     remove_unused_columns: bool = True
     label_names: list[str] | None = None
@@ -192,6 +194,13 @@ class TrainingArguments:
                 f"TrainingArguments: optim={optim!r} is not supported; use one of {sorted(_OPTIMIZERS)}"
             )
         self.optim = optim
+        if self.group_by_length:  # the older spelling
+            self.train_sampling_strategy = "group_by_length"
+        if self.train_sampling_strategy not in _SAMPLINGS:
+            raise NotImplementedError(
+                f"TrainingArguments: train_sampling_strategy={self.train_sampling_strategy!r} is not supported; use "
+                f"one of {', '.join(_SAMPLINGS)}"
+            )
         if self.eval_strategy != IntervalStrategy.NO:
             self.do_eval = True
         if self.eval_strategy == IntervalStrategy.STEPS and not self.eval_steps:

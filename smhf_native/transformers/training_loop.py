@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from smhf_native.errors import SmhfError
 from smhf_native.transformers import checkpoints
-from smhf_native.transformers.batches import BatchLoader, epoch_order
+from smhf_native.transformers.batches import BatchLoader, epoch_order, group_by_length, row_lengths
 from smhf_native.transformers.checkpoints import CheckpointError
 from smhf_native.transformers.engine import StepEngine
 from smhf_native.transformers.recorder import Recorder, StopRequested, StopSignals
@@ -83,6 +83,9 @@ class TrainingRun:
             raise ValueError("Trainer: the train_dataset has no rows")
         trainer._check(dataset, "train_dataset")
         self.rows = len(dataset)
+        self.lengths = None
+        if self.args.train_sampling_strategy == "group_by_length":
+            self.lengths = row_lengths(dataset, self.args.length_column_name, "train_dataset")
         self.folder = find_resume_folder(resume, self.args.output_dir)
         self._plan_steps()
         self.recorder = Recorder()
@@ -233,7 +236,11 @@ class TrainingRun:
     def _epoch(self, epoch: int, loader: BatchLoader, engine: StepEngine, stop: StopSignals) -> None:
         trainer, args, state = self.trainer, self.args, self.trainer.state
         seed = args.data_seed if args.data_seed is not None else args.seed
-        loader.order = epoch_order(self.rows, seed, epoch)
+        if args.train_sampling_strategy != "sequential":
+            loader.order = epoch_order(self.rows, seed, epoch)
+        if self.lengths is not None:
+            together = args.per_device_train_batch_size * args.gradient_accumulation_steps
+            loader.order = group_by_length(loader.order, self.lengths, together)
         done = state.global_step - epoch * self.steps_per_epoch
         position = done * args.gradient_accumulation_steps
         source = loader.batches(position)

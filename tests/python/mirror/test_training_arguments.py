@@ -55,7 +55,7 @@ def test_unknown_arguments_are_refused_with_the_closest(name: str, closest: str)
         {"push_to_hub": True},
         {"optim": "adafactor"},
         {"deepspeed": "ds.json"},
-        {"group_by_length": True},
+        {"train_sampling_strategy": "batch_rebalance"},
         {"fsdp": "full_shard"},
     ],
 )
