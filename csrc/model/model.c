@@ -393,8 +393,9 @@ static smhf_status set_values(smhf_model *model, const smhf_safetensor **sources
 }
 
 /* A device that reads host memory uses the file where it lies; others get a copy. */
-static smhf_status load_values(smhf_model *model, const char *path, uint64_t seed,
-                               smhf_error *err) {
+static smhf_status load_values(smhf_model *model, const char *path,
+                               const smhf_model_options *options, smhf_error *err) {
+    const uint64_t seed = options->seed;
     smhf_device_info info;
     smhf_safetensors *file = NULL;
     const smhf_safetensor **sources = NULL;
@@ -406,7 +407,8 @@ static smhf_status load_values(smhf_model *model, const char *path, uint64_t see
     if (sources == NULL) {
         status = smhf_fail_nomem(err, path, (size_t)model->table.count * sizeof *sources);
     } else {
-        status = smhf_parameters_match(&model->table, file, sources, &model->report, err);
+        status = smhf_parameters_match(&model->table, file, options->remake_head, sources,
+                                       &model->report, err);
     }
     model->dev->backend->describe(model->dev, &info);
     if (status == SMHF_OK && (info.caps & SMHF_CAP_HOST_MEMORY) != 0) {
@@ -448,7 +450,7 @@ static smhf_status open_into(smhf_model *model, const char *folder, smhf_buffer 
         return status;
     }
     SMHF_TRY(join_path(path, sizeof path, folder, "model.safetensors", err));
-    SMHF_TRY(load_values(model, path, options->seed, err));
+    SMHF_TRY(load_values(model, path, options, err));
     return finish_model(model, err);
 }
 

@@ -38,10 +38,11 @@ typedef struct smhf_model_options {
     int batch_tokens;      /* tokens computed at once; 0: what suits the device */
     const char *task;      /* what stands on the encoder: see smhf_head_parse in config.h; NULL:
                               "sequence-classification" */
+    int remake_head;       /* a head of another size than the checkpoint's is newly made */
 } smhf_model_options;
 
 #define SMHF_MODEL_DEFAULTS                                                                        \
-    { "auto", "fp32", 0, 42, 0, 0, NULL }
+    { "auto", "fp32", 0, 42, 0, 0, NULL, 0 }
 
 /* Opens folder/config.json and folder/model.safetensors. Weights of the classification head that
  * the checkpoint lacks are newly made (see the load report); anything else that does not fit is

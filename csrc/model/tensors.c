@@ -304,18 +304,23 @@ static void print_shape(char *out, size_t size, const uint64_t *shape, int ndim)
     }
 }
 
+static int has_shape(const smhf_parameter *p, const smhf_safetensor *source) {
+    const uint64_t shape[2] = {(uint64_t)p->rows, (uint64_t)p->cols};
+    return source->ndim == p->ndim &&
+           memcmp(source->shape, shape + 2 - p->ndim, (size_t)p->ndim * sizeof *shape) == 0;
+}
+
 static smhf_status check_source(const smhf_parameter *p, const smhf_safetensor *source,
                                 smhf_error *err) {
-    const uint64_t shape[2] = {(uint64_t)p->rows, (uint64_t)p->cols};
-    const uint64_t *expected = (p->ndim == 2) ? shape : shape + 1;
-    if (source->ndim != p->ndim ||
-        memcmp(source->shape, expected, (size_t)p->ndim * sizeof *expected) != 0) {
+    if (!has_shape(p, source)) {
+        const uint64_t shape[2] = {(uint64_t)p->rows, (uint64_t)p->cols};
         char want[64], got[96];
-        print_shape(want, sizeof want, expected, p->ndim);
+        print_shape(want, sizeof want, shape + 2 - p->ndim, p->ndim);
         print_shape(got, sizeof got, source->shape, source->ndim);
         return smhf_fail(err, SMHF_E_ARG,
-                         "tensor \"%s\": config.json asks for shape %s, the checkpoint has %s",
-                         source->name, want, got);
+                         "tensor \"%s\": config.json asks for shape %s, the checkpoint has %s%s",
+                         source->name, want, got,
+                         p->head ? " (ignore_mismatched_sizes=True makes a new head)" : "");
     }
     if (source->dtype == SMHF_ST_OTHER) {
         return smhf_fail(err, SMHF_E_UNSUPPORTED,
@@ -370,8 +375,8 @@ static int is_source(const smhf_parameters *table, const smhf_safetensor **sourc
 }
 
 smhf_status smhf_parameters_match(const smhf_parameters *table, const smhf_safetensors *file,
-                                  const smhf_safetensor **sources, smhf_load_report *report,
-                                  smhf_error *err) {
+                                  int remake_head, const smhf_safetensor **sources,
+                                  smhf_load_report *report, smhf_error *err) {
     const size_t in_file = smhf_safetensors_count(file);
     int found = 0;
     for (int i = 0; i < table->count; i++) {
@@ -394,6 +399,9 @@ smhf_status smhf_parameters_match(const smhf_parameters *table, const smhf_safet
     }
     for (int i = 0; i < table->count; i++) {
         const smhf_parameter *p = &table->items[i];
+        if (remake_head && p->head && sources[i] != NULL && !has_shape(p, sources[i])) {
+            sources[i] = NULL;
+        }
         if (sources[i] != NULL) {
             SMHF_TRY(check_source(p, sources[i], err));
         } else if (p->head) {

@@ -110,10 +110,11 @@ void smhf_load_report_deinit(smhf_load_report *report);
 /* Maps every parameter to a tensor of the checkpoint (sources[i], NULL: to be newly made) and
  * writes the report. Accepts names with or without the encoder's prefix, and LayerNorm's old
  * gamma/beta. Refuses by name wrong shapes, dtypes that are no floats, an encoder weight that is
- * absent. Nothing of the model is touched. */
+ * absent. Nothing of the model is touched. remake_head: a weight of the head that has another shape
+ * counts as absent. */
 smhf_status smhf_parameters_match(const smhf_parameters *table, const smhf_safetensors *file,
-                                  const smhf_safetensor **sources, smhf_load_report *report,
-                                  smhf_error *err) SMHF_MUST_USE;
+                                  int remake_head, const smhf_safetensor **sources,
+                                  smhf_load_report *report, smhf_error *err) SMHF_MUST_USE;
 
 /* New values for parameter `index`, from (seed, index) alone; the pad row is zero. */
 void smhf_parameter_fill(const smhf_parameters *table, int index, const smhf_config *config,

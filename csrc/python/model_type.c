@@ -107,17 +107,20 @@ static PyObject *wrap_model(PyTypeObject *type, smhf_model *model) {
 
 PyDoc_STRVAR(
     model_open_doc,
-    "open($type, folder, num_labels=0, device='auto', precision='fp32', seed=42, task=None)\n--\n\n"
+    "open($type, folder, num_labels=0, device='auto', precision='fp32', seed=42, task=None, "
+    "remake_head=False)\n--\n\n"
     "Open folder/config.json and folder/model.safetensors.");
 
 static PyObject *model_open(PyObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"folder", "num_labels", "device", "precision", "seed", "task", NULL};
+    static char *names[] = {"folder", "num_labels", "device",      "precision",
+                            "seed",   "task",       "remake_head", NULL};
     smhf_model_options options = SMHF_MODEL_DEFAULTS;
     unsigned long long seed = options.seed;
     PyObject *folder = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|issKz:open", names, PyUnicode_FSConverter,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|issKzp:open", names, PyUnicode_FSConverter,
                                      &folder, &options.num_labels, &options.device,
-                                     &options.precision, &seed, &options.task)) {
+                                     &options.precision, &seed, &options.task,
+                                     &options.remake_head)) {
         return NULL;
     }
     options.seed = seed;

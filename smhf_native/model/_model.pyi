@@ -17,6 +17,7 @@ class Model:
         precision: str = "fp32",
         seed: int = 42,
         task: str | None = None,
+        remake_head: bool = False,
     ) -> Model: ...
     @classmethod
     def new(

@@ -120,6 +120,7 @@ class Model:
         seed: int = 42,
         calibration: Any = None,
         task: str | None = None,
+        ignore_mismatched_sizes: bool = False,
     ) -> Model:
         """Open a folder with ``config.json`` and ``model.safetensors``.
 
@@ -148,6 +149,9 @@ class Model:
         task : str, optional
             One of the class's tasks; default: what ``architectures`` in ``config.json`` names, else
             ``"sequence-classification"``.
+        ignore_mismatched_sizes : bool
+            A head of another size than the checkpoint's (another ``num_labels``) is newly made instead of
+            refused; both names are in :attr:`load_report`.
 
         Raises
         ------
@@ -169,7 +173,9 @@ class Model:
                 task = task_of(json.loads((path / CONFIG_NAME).read_text(encoding="utf-8")))
             except (ValueError, AttributeError, TypeError):
                 task = None  # the core says what is wrong with the file, and where
-        core = _model.Model.open(real_path(path), num_labels or 0, device, start, seed, task)
+        core = _model.Model.open(
+            real_path(path), num_labels or 0, device, start, seed, task, ignore_mismatched_sizes
+        )
         warn_of_fallback(device, core.info()["backend"])
         config = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))
         model = cls(core, config)

@@ -79,14 +79,25 @@ def model_folder(folder: Path, config: dict[str, Any] | None) -> Iterator[Path]:
 
 
 def load_model(
-    folder: Path, config: dict[str, Any] | None, num_labels: int, seed: int, task: str | None = None
+    folder: Path,
+    config: dict[str, Any] | None,
+    num_labels: int,
+    seed: int,
+    task: str | None = None,
+    ignore_mismatched_sizes: bool = False,
 ) -> Any:
     """Load a floor-3 model; ``config`` replaces the folder's ``config.json`` when given."""
     from smhf_native.model import Model
 
     with model_folder(folder, config) as source:
         try:
-            return Model.from_pretrained(str(source), num_labels=num_labels, seed=seed, task=task)
+            return Model.from_pretrained(
+                str(source),
+                num_labels=num_labels,
+                seed=seed,
+                task=task,
+                ignore_mismatched_sizes=ignore_mismatched_sizes,
+            )
         except (ValueError, OSError) as error:
             if error.args and isinstance(error.args[0], str):  # name the user's folder, not the temporary one
                 error.args = (error.args[0].replace(str(source), str(folder)), *error.args[1:])

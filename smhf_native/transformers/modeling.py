@@ -47,7 +47,7 @@ logger = logging.get_logger(__name__)
 # Arguments of from_pretrained that change nothing here.
 _IGNORED = (
     "use_auth_token", "trust_remote_code", "force_download", "torch_dtype", "dtype", "device_map",
-    "low_cpu_mem_usage", "ignore_mismatched_sizes", "attn_implementation", "use_safetensors", "return_dict",
+    "low_cpu_mem_usage", "attn_implementation", "use_safetensors", "return_dict",
     "output_attentions", "output_hidden_states", "resume_download",
 )  # fmt: skip
 
@@ -434,6 +434,7 @@ def load_pretrained(
     cache_dir: str | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
+    ignore_mismatched_sizes: bool = False,
     **overrides: Any,
 ) -> PreTrainedModel:
     """Load a model; weights that the checkpoint lacks are made anew and named.
@@ -443,6 +444,7 @@ def load_pretrained(
     classes : ``model_type`` to the class that may be made of it
     name : folder or hub name
     config : replaces the checkpoint's configuration
+    ignore_mismatched_sizes : a head of another size than the checkpoint's is made anew instead of refused
     overrides : ``num_labels``, ``id2label``, ``label2id``, ``problem_type`` and other keys of the configuration
         (``dropout``, ``attention_dropout``, ``seq_classif_dropout`` …)
 
@@ -472,7 +474,12 @@ def load_pretrained(
     values = _plain(config)
     changed = any(original.get(key) != value for key, value in values.items())
     native = engine.load_model(
-        folder, values if changed else None, config.num_labels, current_seed(), kind.task
+        folder,
+        values if changed else None,
+        config.num_labels,
+        current_seed(),
+        kind.task,
+        ignore_mismatched_sizes,
     )
     model = kind(config, native)
     unused = sorted(native.load_report.unexpected)
