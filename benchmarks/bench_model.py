@@ -247,6 +247,20 @@ class Bench:
         return min(took, key=lambda name: took[name])
 
 
+def widen_head(file: Path) -> None:
+    """Multiply the classifier's weights by ten, in place.
+
+    A new classifier's logits lie within a few tenths: one text in five would be a near tie, which int8 computes
+    twice.  Then it is one in a hundred at 0.02, as of a MiniLM fine-tuned on the reviews (0.7 to 1.9 %).
+    """
+    data = bytearray(file.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    begin, end = json.loads(data[8:start])["classifier.weight"]["data_offsets"]
+    weights = np.frombuffer(data, np.float32, (end - begin) // 4, start + begin)
+    weights *= 10
+    file.write_bytes(data)
+
+
 def available(engine: str) -> bool:
     """Whether what the engine needs is installed."""
     needs = {"ort": ("onnxruntime", "onnx", "torch", "transformers"), "torch": ("torch", "transformers")}
@@ -469,6 +483,7 @@ def main() -> None:
         folder = Path(args.models or scratch)
         if not (folder / "model.safetensors").exists():
             Model.from_config(CONFIG).save_pretrained(str(folder))
+            widen_head(folder / "model.safetensors")
         if available("ort") and not (folder / "int8.onnx").exists():
             exporter = [sys.executable, str(HERE / "model_engines.py"), "export", str(folder)]
             subprocess.run(exporter, check=True, capture_output=True)
