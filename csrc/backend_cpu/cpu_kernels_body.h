@@ -292,7 +292,53 @@ static void kernel_scale(float *y, float alpha, int n) {
 /* factors[0 .. 4 * DRAW_GROUPS): 0 or 1 / (1 - p), for features from 4 * first_group on. */
 #define DRAW_GROUPS 16
 
-#ifdef __AVX2__
+#if defined(__AVX512F__)
+/* smhf_dropout_draw for 16 groups. Counters lie in the lower halves of 64-bit lanes, where the
+ * product of 32 by 32 bits is made; what its upper half leaves above them is never looked at. */
+static void draw_factors(float *factors, const cpu_draw *draw, uint32_t first_group) {
+    const __m512i steps = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m512i first = _mm512_set1_epi32((int)((draw->site << 16) | first_group));
+    const __m512i m0 = _mm512_set1_epi32((int)0xD2511F53u);
+    const __m512i m1 = _mm512_set1_epi32((int)0xCD9E8D57u);
+    __m512i c0[2], c1[2], c2[2], c3[2];
+    uint32_t k0 = (uint32_t)draw->seed, k1 = (uint32_t)(draw->seed >> 32);
+    for (int i = 0; i < 2; i++) {
+        c0[i] = _mm512_add_epi32(_mm512_add_epi32(first, _mm512_set1_epi64(8 * i)), steps);
+        c1[i] = _mm512_set1_epi32((int)((draw->head << 16) | draw->position));
+        c2[i] = _mm512_set1_epi32((int)draw->sequence_id);
+        c3[i] = _mm512_set1_epi32((int)draw->step);
+    }
+#pragma GCC unroll 10
+    for (int round = 0; round < 10; round++) {
+        const __m512i key0 = _mm512_set1_epi32((int)k0), key1 = _mm512_set1_epi32((int)k1);
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++) {
+            const __m512i p0 = _mm512_mul_epu32(c0[i], m0), p1 = _mm512_mul_epu32(c2[i], m1);
+            /* 0x96: a ^ b ^ c */
+            c0[i] = _mm512_ternarylogic_epi32(_mm512_srli_epi64(p1, 32), c1[i], key0, 0x96);
+            c2[i] = _mm512_ternarylogic_epi32(_mm512_srli_epi64(p0, 32), c3[i], key1, 0x96);
+            c1[i] = p1;
+            c3[i] = p0;
+        }
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    const __m512i least = _mm512_set1_epi32((int)draw->threshold);
+    const __m512 scale = _mm512_set1_ps(draw->scale);
+    const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+    const __m512i high = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+    for (int i = 0; i < 2; i++) { /* the four draws of a group side by side */
+        const __m512i a = _mm512_mask_blend_epi32(0xAAAA, c0[i], _mm512_slli_epi64(c1[i], 32));
+        const __m512i b = _mm512_mask_blend_epi32(0xAAAA, c2[i], _mm512_slli_epi64(c3[i], 32));
+        const __m512i x = _mm512_srli_epi32(_mm512_permutex2var_epi64(a, low, b), 8);
+        const __m512i y = _mm512_srli_epi32(_mm512_permutex2var_epi64(a, high, b), 8);
+        _mm512_storeu_ps(factors + 32 * i,
+                         _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(x, least), scale));
+        _mm512_storeu_ps(factors + 32 * i + 16,
+                         _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(y, least), scale));
+    }
+}
+#elif defined(__AVX2__)
 /* *low = c * m, *high = its upper half, for 8 counters at once */
 static inline void multiply_wide(__m256i c, uint32_t m, __m256i *low, __m256i *high) {
     __m256i factor = _mm256_set1_epi32((int)m);
@@ -438,38 +484,6 @@ static void kernel_layernorm_fwd(float *out, float stats[2], const float *x, con
     stats[1] = rstd;
 }
 
-static void kernel_layernorm_bwd(float *dx, float *restrict dgamma, float *restrict dbeta,
-                                 const float *dout, const float *x, const float stats[2],
-                                 const float *gamma, int n) {
-    float mean = stats[0], rstd = stats[1];
-    float s[LANES] = {0}, q[LANES] = {0};
-    int at = 0;
-    for (; at + LANES <= n; at += LANES) {
-        for (int l = 0; l < LANES; l++) {
-            float g = dout[at + l] * gamma[at + l];
-            s[l] += g;
-            q[l] += g * ((x[at + l] - mean) * rstd);
-        }
-    }
-    for (int l = 0; at + l < n; l++) {
-        float g = dout[at + l] * gamma[at + l];
-        s[l] += g;
-        q[l] += g * ((x[at + l] - mean) * rstd);
-    }
-    float mean_g = lanes_sum(s) / (float)n;
-    float mean_gx = lanes_sum(q) / (float)n;
-    for (int c = 0; c < n; c++) {
-        float d = dout[c];
-        float xhat = (x[c] - mean) * rstd;
-        dgamma[c] += d * xhat;
-        dbeta[c] += d;
-    }
-    for (int c = 0; c < n; c++) {
-        float xhat = (x[c] - mean) * rstd;
-        dx[c] = rstd * (dout[c] * gamma[c] - mean_g - xhat * mean_gx);
-    }
-}
-
 /* ---- optimizer ------------------------------------------------------------------------------ */
 
 static void kernel_adamw(float *restrict param, const float *restrict grad, float *restrict m,
@@ -544,6 +558,7 @@ static void kernel_gemm(float *c, size_t ldc, const float *a, const float *b, in
 #include "backend_cpu/cpu_kernels_matrix.h"
 /* (after the vectors) */
 #include "backend_cpu/cpu_kernels_finish.h"
+#include "backend_cpu/cpu_kernels_norm.h"
 #include "backend_cpu/cpu_kernels_softmax.h"
 
 const cpu_kernels TIER_TABLE = {
