@@ -174,8 +174,9 @@ typedef struct smhf_pack {
     smhf_device *device;
     void *device_block; /* all arrays above, one allocation */
     int32_t *host_block;
+    struct smhf_staging *staging; /* NULL: host_block is device_block */
     size_t block_size;
-    int32_t pinned, replays;
+    int32_t replays;
 } smhf_pack;
 
 /* What a batch is on the host. Arrays are borrowed during smhf_pack_fill. */
@@ -240,17 +241,22 @@ typedef enum smhf_act {
 } smhf_act;
 
 /* Scalars of one training step, in DEVICE memory, so that a captured graph can be replayed with
- * new ones. The host uploads the first half before the step and downloads the second after. */
+ * new ones and nobody waits for the host: the host uploads the first half before the step and may
+ * look at the second whenever it comes by. */
 typedef struct smhf_step {
     uint32_t dropout_step; /* counts forward passes, micro-batches of one step included */
     uint32_t reserved0;
     float learning_rate;
     float bias_correction1;      /* 1 - beta1^t, made in double on the host */
     float bias_correction2_sqrt; /* sqrt(1 - beta2^t) */
-    float reserved1[3];
+    float reserved1[2];
+    float loss_sum;   /* of the step's passes; the caller adds */
     float grad_norm;  /* out of grad_norm */
     float clip_scale; /* out of grad_norm, into adamw; 1 when clipping is off */
-    float reserved2[6];
+    uint32_t halted;  /* not 0: adamw does nothing. grad_norm sets it where grad_norm or loss_sum is
+                         not finite; only the host clears it, so the steps that were queued behind a
+                         bad one change nothing either */
+    float reserved2[5];
 } smhf_step;
 
 /* Dropout of one place of the network. An element is zero when its draw is below p, else it is
@@ -538,13 +544,15 @@ struct smhf_backend {
 
     /* step->grad_norm = sqrt(sum over all segments of grad^2), a fixed order of sums;
      * step->clip_scale = min(1, max_norm / (grad_norm + 1e-6)), or 1 when max_norm <= 0.
-     * A NaN norm gives a NaN scale, as torch.nn.utils.clip_grad_norm_ does. rel tol 1e-6. */
+     * A NaN norm gives a NaN scale, as torch.nn.utils.clip_grad_norm_ does; step->halted = 1 when
+     * the norm or step->loss_sum is not finite, else it stays. rel tol 1e-6. */
     void (*grad_norm)(smhf_device *dev, smhf_step *step, const smhf_segment *segments,
                       int32_t segment_count, float max_norm);
 
     /* torch.optim.AdamW, one call for all segments, with lr = step->learning_rate * lr_scale and
      * g = grad * step->clip_scale: p -= lr wd p; m += (1 - b1)(g - m); v = b2 v + (1 - b2) g^2;
-     * p -= lr / bias_correction1 * m / (sqrt(v) / bias_correction2_sqrt + eps). */
+     * p -= lr / bias_correction1 * m / (sqrt(v) / bias_correction2_sqrt + eps).
+     * Nothing when step->halted. */
     void (*adamw)(smhf_device *dev, const smhf_step *step, const smhf_segment *segments,
                   int32_t segment_count, const smhf_adamw_options *options);
 
@@ -567,6 +575,9 @@ struct smhf_backend {
     void (*event_free)(smhf_device *dev, smhf_event *event);
     void (*event_record)(smhf_device *dev, smhf_event *event);
     void (*event_wait)(smhf_device *dev, smhf_event *event);
+    /* The host waits for the last record of the event, asked through any device of the backend. What
+     * failed stays for sync. There where event_new is. */
+    void (*event_sync)(smhf_device *dev, smhf_event *event);
     smhf_status (*event_elapsed_ms)(smhf_device *dev, smhf_event *from, smhf_event *to, float *out,
                                     smhf_error *err);
 
@@ -623,9 +634,12 @@ static inline int32_t smhf_pack_count(const smhf_pack *pack, smhf_axis axis) {
  * before the device is closed. */
 smhf_status smhf_pack_new(smhf_device *device, int32_t token_capacity, int32_t row_capacity,
                           smhf_pack **out, smhf_error *err) SMHF_MUST_USE;
+/* The same for a caller who runs ahead of the device: see smhf_staging. */
+smhf_status smhf_pack_new_ahead(smhf_device *device, int32_t token_capacity, int32_t row_capacity,
+                                int32_t blocks, smhf_pack **out, smhf_error *err) SMHF_MUST_USE;
 /* Checks the batch (offsets ascending from 0, picks ascending, capacities), fills the arrays and
- * enqueues one upload. Allocates nothing. The pack is read by queued ops: fill it again only after
- * a sync. */
+ * enqueues one upload. Allocates nothing. Ops that are queued read the pack: without blocks that
+ * take turns, fill it again only after a sync. */
 smhf_status smhf_pack_fill(smhf_pack *pack, const smhf_pack_input *input,
                            smhf_error *err) SMHF_MUST_USE;
 /* The same with a bucket of at least these sizes (and of the counts, where they are more). NULL: a
@@ -638,6 +652,30 @@ smhf_status smhf_pack_fill(smhf_pack *pack, const smhf_pack_input *input,
 smhf_status smhf_pack_fill_bucket(smhf_pack *pack, const smhf_pack_input *input,
                                   const smhf_bucket *least, smhf_error *err) SMHF_MUST_USE;
 void smhf_pack_free(smhf_pack *pack); /* NULL is fine */
+
+/* ---- staging (staging.c) -------------------------------------------------------------------- */
+
+/* Blocks of host memory, page-locked where the backend can, that take turns: the caller fills one
+ * and enqueues uploads from it and downloads into it, while the device is still busy with the
+ * others. So a host may run ahead of the device by as many runs as there are blocks:
+ *
+ *     SMHF_TRY(smhf_staging_new(dev, bytes, 3, &staging, err));
+ *     block = smhf_staging_turn(staging);              // waits for the run before last but two
+ *     fill(block); be->upload(dev, x, block, n); ...; be->download(dev, block + n, y, m);
+ *     smhf_staging_mark(staging);                      // behind all that uses the block
+ *
+ * Without events in the backend there is one block, and the caller syncs before its turn.
+ * Threads: as the device. Caller frees with smhf_staging_free, before the device is closed. */
+typedef struct smhf_staging smhf_staging;
+
+smhf_status smhf_staging_new(smhf_device *device, size_t bytes, int32_t blocks, smhf_staging **out,
+                             smhf_error *err) SMHF_MUST_USE;
+int32_t smhf_staging_blocks(const smhf_staging *staging); /* 1: no events */
+void *smhf_staging_turn(smhf_staging *staging);
+void smhf_staging_mark(smhf_staging *staging);
+/* The last mark, for others to wait for; NULL with one block. Borrowed. */
+smhf_event *smhf_staging_event(const smhf_staging *staging);
+void smhf_staging_free(smhf_staging *staging); /* waits; NULL is fine */
 
 /* ---- replays (replay.c) --------------------------------------------------------------------- */
 

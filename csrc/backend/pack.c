@@ -48,30 +48,26 @@ static void point_into(smhf_pack *pack, const pack_offsets *o) {
     pack->host_cu_seqlens = pack->host_block + o->cu_seqlens;
 }
 
-/* The staging copy: page-locked where the backend can, and the device's own memory where that is
- * host memory. */
-static smhf_status alloc_staging(smhf_pack *pack, uint32_t caps, smhf_error *err) {
-    const smhf_backend *be = pack->device->backend;
+/* What the host writes: the device's own memory where that is host memory, else blocks of staging.
+ */
+static smhf_status alloc_host(smhf_pack *pack, uint32_t caps, int32_t blocks, smhf_error *err) {
     if ((caps & SMHF_CAP_HOST_MEMORY) != 0) {
         pack->host_block = pack->device_block;
+        memset(pack->host_block, 0, pack->block_size);
         return SMHF_OK;
     }
-    if (be->pinned_alloc != NULL && be->pinned_free != NULL) {
-        void *block = NULL;
-        SMHF_TRY(be->pinned_alloc(pack->device, &block, pack->block_size, err));
-        pack->host_block = block;
-        pack->pinned = 1;
-        return SMHF_OK;
-    }
-    pack->host_block = smhf_malloc_aligned(pack->block_size, SMHF_CACHE_LINE);
-    if (pack->host_block == NULL) {
-        return smhf_fail_nomem(err, "batch staging", pack->block_size);
-    }
+    SMHF_TRY(smhf_staging_new(pack->device, pack->block_size, blocks, &pack->staging, err));
+    pack->host_block = smhf_staging_turn(pack->staging);
     return SMHF_OK;
 }
 
 smhf_status smhf_pack_new(smhf_device *device, int32_t token_capacity, int32_t row_capacity,
                           smhf_pack **out, smhf_error *err) {
+    return smhf_pack_new_ahead(device, token_capacity, row_capacity, 1, out, err);
+}
+
+smhf_status smhf_pack_new_ahead(smhf_device *device, int32_t token_capacity, int32_t row_capacity,
+                                int32_t blocks, smhf_pack **out, smhf_error *err) {
     *out = NULL;
     if (token_capacity < 0 || row_capacity < 0) {
         return smhf_fail(err, SMHF_E_ARG, "pack of %d tokens in %d rows: expected no negative",
@@ -91,13 +87,12 @@ smhf_status smhf_pack_new(smhf_device *device, int32_t token_capacity, int32_t r
     pack->block_size = offsets.total * sizeof(int32_t);
     smhf_status status = device->backend->alloc(device, &pack->device_block, pack->block_size, err);
     if (status == SMHF_OK) {
-        status = alloc_staging(pack, info.caps, err);
+        status = alloc_host(pack, info.caps, blocks, err);
     }
     if (status != SMHF_OK) {
         smhf_pack_free(pack);
         return status;
     }
-    memset(pack->host_block, 0, pack->block_size);
     point_into(pack, &offsets);
     *out = pack;
     return SMHF_OK;
@@ -107,14 +102,8 @@ void smhf_pack_free(smhf_pack *pack) {
     if (pack == NULL) {
         return;
     }
-    const smhf_backend *be = pack->device->backend;
-    void *host = pack->host_block != pack->device_block ? pack->host_block : NULL;
-    be->free(pack->device, pack->device_block);
-    if (pack->pinned) {
-        be->pinned_free(pack->device, host);
-    } else {
-        smhf_free(host);
-    }
+    pack->device->backend->free(pack->device, pack->device_block);
+    smhf_staging_free(pack->staging);
     smhf_free(pack);
 }
 
@@ -259,6 +248,9 @@ static smhf_status fill(smhf_pack *pack, const smhf_pack_input *input, const smh
     bucket.rows = at_least(bucket.rows, rows, pack->row_capacity);
     bucket.length = at_least(bucket.length, longest, bucket.tokens);
     const pack_offsets o = pack_layout((size_t)bucket.tokens, (size_t)bucket.rows);
+    if (pack->staging != NULL) {
+        pack->host_block = smhf_staging_turn(pack->staging);
+    }
     int32_t *base = pack->host_block;
     point_into(pack, &o);
     for (int32_t b = 0; b < rows; b++) {
@@ -302,9 +294,10 @@ static smhf_status fill(smhf_pack *pack, const smhf_pack_input *input, const smh
     base[o.counts + SMHF_COUNT_ROWS] = rows;
     base[o.counts + SMHF_COUNT_MAX_LENGTH] = longest;
     base[o.counts + SMHF_COUNT_WORDS] = pack->words;
-    if ((void *)pack->host_block != pack->device_block) {
+    if (pack->staging != NULL) {
         pack->device->backend->upload(pack->device, pack->device_block, pack->host_block,
                                       o.total * sizeof(int32_t));
+        smhf_staging_mark(pack->staging);
     }
     return SMHF_OK;
 }

@@ -73,6 +73,9 @@ void cpu_grad_norm(smhf_device *dev, smhf_step *step, const smhf_segment *segmen
     float scale = max_norm / (norm + 1e-6f);
     step->grad_norm = norm;
     step->clip_scale = max_norm <= 0.0f ? 1.0f : scale > 1.0f ? 1.0f : scale; /* NaN stays */
+    if (!isfinite(norm) || !isfinite(step->loss_sum)) {
+        step->halted = 1;
+    }
 }
 
 static void adamw_body(void *context, size_t begin, size_t end) {
@@ -99,7 +102,7 @@ static void adamw_body(void *context, size_t begin, size_t end) {
 void cpu_adamw_op(smhf_device *dev, const smhf_step *step, const smhf_segment *segments,
                   int32_t segment_count, const smhf_adamw_options *options) {
     cpu_device *cpu = cpu_begin(dev);
-    if (cpu == NULL) {
+    if (cpu == NULL || step->halted != 0) {
         return;
     }
     segments_task task = {cpu->kernels, segments, segment_count, NULL, step, options};

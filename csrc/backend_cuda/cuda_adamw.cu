@@ -165,6 +165,9 @@ static __global__ void __launch_bounds__(OPT_THREADS)
         const float scale = max_norm / (norm + 1e-6f);
         step->grad_norm = norm;
         step->clip_scale = max_norm <= 0.0f ? 1.0f : scale > 1.0f ? 1.0f : scale; /* NaN stays */
+        if (!isfinite(norm) || !isfinite(step->loss_sum)) {
+            step->halted = 1;
+        }
     }
 }
 
@@ -188,6 +191,9 @@ void cuda_grad_norm(smhf_device *dev, smhf_step *step, const smhf_segment *segme
 static __global__ void __launch_bounds__(OPT_THREADS)
     adamw_kernel(const smhf_step *step, const smhf_segment *segments, const cuda_chunk *chunks,
                  smhf_adamw_options options) {
+    if (step->halted != 0) {
+        return;
+    }
     const cuda_chunk chunk = chunks[blockIdx.x];
     const smhf_segment s = segments[chunk.segment];
     float *p = s.param + chunk.offset, *m = s.m + chunk.offset, *v = s.v + chunk.offset;

@@ -255,6 +255,12 @@ static void cuda_event_wait(smhf_device *dev, smhf_event *event) {
     }
 }
 
+static void cuda_event_sync(smhf_device *dev, smhf_event *event) {
+    if (cuda_enter((cuda_device *)dev, NULL) == SMHF_OK) {
+        (void)cudaEventSynchronize(event->event); /* the queue's own call says what went wrong */
+    }
+}
+
 static smhf_status cuda_event_elapsed_ms(smhf_device *dev, smhf_event *from, smhf_event *to,
                                          float *out, smhf_error *err) {
     *out = 0.0f;
@@ -380,6 +386,7 @@ static const smhf_backend cuda_table = {
     .event_free = cuda_event_free,
     .event_record = cuda_event_record,
     .event_wait = cuda_event_wait,
+    .event_sync = cuda_event_sync,
     .event_elapsed_ms = cuda_event_elapsed_ms,
     .graph_begin = cuda_graph_begin,
     .graph_end = cuda_graph_end,

@@ -56,6 +56,21 @@ void smhf_model_write_end(smhf_model *model) {
     pthread_mutex_unlock(&model->mutex);
 }
 
+void smhf_model_settle(smhf_model *model, smhf_device *dev, const smhf_trainer *except) {
+    pthread_mutex_lock(&model->mutex);
+    smhf_event *event = model->ahead != except ? model->ahead_event : NULL;
+    pthread_mutex_unlock(&model->mutex);
+    if (event != NULL) {
+        dev->backend->event_sync(dev, event);
+    }
+}
+
+/* For writers that use model->dev. */
+static void writer_begin(smhf_model *model) {
+    smhf_model_write_begin(model);
+    smhf_model_settle(model, model->dev, NULL);
+}
+
 /* A workspace from the free list, a new one, or the next that comes back. Counts as a reader. */
 static smhf_status workspace_acquire(smhf_model *model, smhf_workspace **out, smhf_error *err) {
     smhf_workspace *ws = NULL;
@@ -77,6 +92,7 @@ static smhf_status workspace_acquire(smhf_model *model, smhf_workspace **out, sm
     }
     pthread_mutex_unlock(&model->mutex);
     if (ws != NULL) {
+        smhf_model_settle(model, ws->dev, NULL);
         *out = ws;
         return SMHF_OK;
     }
@@ -96,6 +112,8 @@ static smhf_status workspace_acquire(smhf_model *model, smhf_workspace **out, sm
         model->readers--;
         pthread_cond_broadcast(&model->changed);
         pthread_mutex_unlock(&model->mutex);
+    } else {
+        smhf_model_settle(model, ws->dev, NULL);
     }
     *out = ws;
     return status;
@@ -249,7 +267,7 @@ static smhf_status move_to_arena(smhf_model *model, smhf_error *err) {
 
 smhf_status smhf_model_prepare(smhf_model *model, uint32_t uses, smhf_error *err) {
     smhf_status status = SMHF_OK;
-    smhf_model_write_begin(model);
+    writer_begin(model);
     smhf_network_options options = model->options;
     options.uses |= uses;
     if (options.compute == SMHF_DTYPE_I8 && (uses & SMHF_WEIGHT_BACKWARD) != 0) {
@@ -280,7 +298,7 @@ smhf_status smhf_model_set_precision(smhf_model *model, const char *precision, s
     if (name == NULL) {
         return smhf_fail_nomem(err, "precision", strlen(precision));
     }
-    smhf_model_write_begin(model);
+    writer_begin(model);
     smhf_network_options options = model->options;
     smhf_status status = choose_precision(model->dev, name, &options, err);
     if (status == SMHF_OK && options.compute == SMHF_DTYPE_I8) {
@@ -545,7 +563,7 @@ smhf_status smhf_model_save(smhf_model *model, const char *folder, smhf_error *e
     if (status != SMHF_OK) {
         return status;
     }
-    smhf_model_write_begin(model); /* model->dev is the writer's */
+    writer_begin(model); /* model->dev is the writer's */
     piece = smhf_malloc(piece_floats(model) * sizeof *piece);
     entries = smhf_calloc(count, sizeof *entries);
     if (piece == NULL || entries == NULL) {
@@ -873,7 +891,7 @@ smhf_status smhf_model_parameter_read(smhf_model *model, size_t index, float *ou
     SMHF_ASSERT(index < (size_t)model->table.count);
     const smhf_parameter *p = &model->table.items[index];
     smhf_status status;
-    smhf_model_write_begin(model);
+    writer_begin(model);
     if (model->mapped.file != NULL) {
         status = smhf_mapped_read(&model->mapped, (int)index, out, err);
     } else {
@@ -888,7 +906,7 @@ smhf_status smhf_model_parameter_read(smhf_model *model, size_t index, float *ou
 smhf_status smhf_model_parameter_write(smhf_model *model, size_t index, const float *values,
                                        smhf_error *err) {
     SMHF_ASSERT(index < (size_t)model->table.count);
-    smhf_model_write_begin(model);
+    writer_begin(model);
     smhf_status status = move_to_arena(model, err);
     if (status == SMHF_OK) {
         status = upload_parameter(model, (int)index, values, err);

@@ -14,6 +14,8 @@
 
 #include <pthread.h>
 
+typedef struct smhf_trainer smhf_trainer; /* trainer.h */
+
 struct smhf_model {
     smhf_config config;
     smhf_parameters table;
@@ -38,12 +40,18 @@ struct smhf_model {
     smhf_workspace *free_workspaces;
     int workspaces; /* made */
     int trainers;   /* alive */
+
+    /* A trainer that has queued work and not waited for it; everybody else waits for the event. */
+    const smhf_trainer *ahead;
+    smhf_event *ahead_event; /* borrowed */
 };
 
 void smhf_model_read_begin(smhf_model *model);
 void smhf_model_read_end(smhf_model *model);
 void smhf_model_write_begin(smhf_model *model);
 void smhf_model_write_end(smhf_model *model);
+/* Waits for the trainer that runs ahead, unless it is `except`. Between begin and end. */
+void smhf_model_settle(smhf_model *model, smhf_device *dev, const smhf_trainer *except);
 
 /* Makes sure that weights serve these uses. Not to be called between begin and end. */
 smhf_status smhf_model_prepare(smhf_model *model, uint32_t uses, smhf_error *err) SMHF_MUST_USE;

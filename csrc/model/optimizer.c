@@ -94,17 +94,20 @@ smhf_status smhf_optimizer_init(smhf_trainer *trainer, smhf_error *err) {
     return SMHF_OK;
 }
 
-/* New parameters from the gradients, and weights from them. Ops only. */
+/* Norm, new parameters from the gradients, and weights from them. Ops only. */
 static void run_update(void *context) {
     const smhf_trainer *trainer = context;
     const smhf_adamw_options adamw = {trainer->options.beta1, trainer->options.beta2,
                                       trainer->options.eps};
+    trainer->ws.dev->backend->grad_norm(trainer->ws.dev, trainer->step_on_device, trainer->segments,
+                                        trainer->segment_count,
+                                        (float)trainer->options.max_grad_norm);
     trainer->ws.dev->backend->adamw(trainer->ws.dev, trainer->step_on_device, trainer->segments,
                                     trainer->segment_count, &adamw);
     smhf_network_refresh(&trainer->model->net, trainer->ws.dev, &trainer->trained);
 }
 
-smhf_status smhf_optimizer_apply(smhf_trainer *trainer, smhf_step_report *report, smhf_error *err) {
+smhf_status smhf_optimizer_apply(smhf_trainer *trainer, int wait, smhf_error *err) {
     smhf_device *dev = trainer->ws.dev;
     const smhf_backend *be = dev->backend;
     const smhf_trainer_options *o = &trainer->options;
@@ -113,26 +116,25 @@ smhf_status smhf_optimizer_apply(smhf_trainer *trainer, smhf_step_report *report
     const smhf_pass pass = {.net = &trainer->model->net};
     smhf_step *step = &trainer->step_on_host;
 
+    smhf_trainer_block *block = NULL;
     step->learning_rate = (float)rate;
     step->bias_correction1 = (float)(1.0 - pow(o->beta1, (double)t));
     step->bias_correction2_sqrt = (float)sqrt(1.0 - pow(o->beta2, (double)t));
-    be->upload(dev, trainer->step_on_device, step, offsetof(smhf_step, grad_norm));
-    be->grad_norm(dev, trainer->step_on_device, trainer->segments, trainer->segment_count,
-                  (float)o->max_grad_norm);
-    be->download(dev, &step->grad_norm,
-                 (const char *)trainer->step_on_device + offsetof(smhf_step, grad_norm),
-                 sizeof step->grad_norm);
-    SMHF_TRY(be->sync(dev, err));
-    if (!isfinite(step->grad_norm)) {
-        return smhf_fail(err, SMHF_E_ARG,
-                         "the gradient norm is %g at step %lld (learning rate %g); the weights are "
-                         "as they were before this step",
-                         (double)step->grad_norm, (long long)t, rate);
-    }
+    SMHF_TRY(smhf_ahead_begin(trainer, 0, &block, err));
+    be->upload(dev, trainer->step_on_device, &block->step, offsetof(smhf_step, loss_sum));
     smhf_replay_run(trainer->ws.replay, NULL, smhf_pass_kind(&pass, SMHF_PASS_UPDATE, 0),
                     run_update, trainer);
-    SMHF_TRY(be->sync(dev, err));
+    be->download(dev, &block->result, &trainer->step_on_device->grad_norm, sizeof block->result);
     trainer->step = t;
-    *report = (smhf_step_report){t, rate, (double)step->grad_norm};
-    return SMHF_OK;
+    trainer->micro_batches = 0;
+    return smhf_ahead_end(trainer,
+                          (smhf_trainer_work){
+                              .block = block,
+                              .step = t,
+                              .rate = rate,
+                              .update = 1,
+                              .dropout_before = trainer->dropout_before,
+                              .dropout_after = trainer->dropout_step,
+                          },
+                          wait, err);
 }

@@ -140,6 +140,10 @@ void smhf_trainer_free(smhf_trainer *trainer) {
         return;
     }
     smhf_device *dev = trainer->ws.dev;
+    smhf_model_write_begin(trainer->model);
+    trainer->model->trainers--;
+    smhf_ahead_unclaim(trainer); /* nobody is waiting: there are no readers now */
+    smhf_model_write_end(trainer->model);
     if (dev != NULL) {
         dev->backend->free(dev, trainer->block);
         dev->backend->free(dev, trainer->step_on_device);
@@ -147,13 +151,11 @@ void smhf_trainer_free(smhf_trainer *trainer) {
     }
     smhf_gradients_deinit(&trainer->gradients);
     smhf_trained_deinit(&trainer->trained);
+    smhf_staging_free(trainer->staging);
     smhf_workspace_deinit(&trainer->ws);
     smhf_free(trainer->segments);
     smhf_free(trainer->labels);
     smhf_free(trainer->picks);
-    smhf_model_write_begin(trainer->model);
-    trainer->model->trainers--;
-    smhf_model_write_end(trainer->model);
     smhf_free(trainer);
 }
 
@@ -301,9 +303,9 @@ static smhf_status take_labels(smhf_trainer *trainer, const smhf_examples *examp
     }
 }
 
-/* Checks the examples and puts batch and labels on the device. */
+/* Checks the examples and puts batch and labels on the device, through the block. */
 static smhf_status take_examples(smhf_trainer *trainer, const smhf_examples *examples,
-                                 smhf_error *err) {
+                                 smhf_trainer_block **block, smhf_error *err) {
     smhf_workspace *ws = &trainer->ws;
     const smhf_config *config = &trainer->model->config;
     smhf_batch packed;
@@ -328,7 +330,9 @@ static smhf_status take_examples(smhf_trainer *trainer, const smhf_examples *exa
         .pick_count = masked ? count : 0,
     };
     SMHF_TRY(smhf_workspace_fill(ws, &piece, err));
-    ws->dev->backend->upload(ws->dev, ws->plan.targets.data, trainer->labels,
+    SMHF_TRY(smhf_ahead_begin(trainer, trainer->label_capacity, block, err));
+    memcpy((*block)->labels, trainer->labels, count * sizeof(int32_t));
+    ws->dev->backend->upload(ws->dev, ws->plan.targets.data, (*block)->labels,
                              count * sizeof(int32_t));
     return SMHF_OK;
 }
@@ -377,6 +381,8 @@ static void run_pass(void *context) {
     }
     smhf_forward(&run->pass);
     enqueue_loss(trainer, 1, run->accumulation);
+    trainer->ws.dev->backend->axpy(trainer->ws.dev, &trainer->step_on_device->loss_sum,
+                                   trainer->ws.plan.loss.data, 1.0f, 1);
     smhf_backward(&run->pass, &trainer->gradients);
 }
 
@@ -387,14 +393,15 @@ static void run_loss(void *context) {
     enqueue_loss(run->trainer, 0, 1);
 }
 
-static smhf_status run_training(smhf_trainer *trainer, const smhf_examples *examples, float *loss,
+static smhf_status run_training(smhf_trainer *trainer, const smhf_examples *examples, int wait,
                                 smhf_error *err) {
     smhf_workspace *ws = &trainer->ws;
     const smhf_backend *be = ws->dev->backend;
     const int accumulation = examples->accumulation > 0
                                  ? examples->accumulation
                                  : trainer->options.gradient_accumulation_steps;
-    SMHF_TRY(take_examples(trainer, examples, err));
+    smhf_trainer_block *block = NULL;
+    SMHF_TRY(take_examples(trainer, examples, &block, err));
     trainer_run run = {
         trainer,
         {
@@ -410,38 +417,34 @@ static smhf_status run_training(smhf_trainer *trainer, const smhf_examples *exam
         accumulation,
     };
     const int detail = accumulation << 3 | (int)trainer->loss_kind << 1 | run.first;
-    trainer->step_on_host.dropout_step = trainer->dropout_step;
-    be->upload(ws->dev, trainer->step_on_device, &trainer->step_on_host,
-               offsetof(smhf_step, grad_norm));
+    trainer->dropout_before = run.first ? trainer->dropout_step : trainer->dropout_before;
+    trainer->step_on_host.dropout_step = block->step.dropout_step = trainer->dropout_step;
+    be->upload(ws->dev, trainer->step_on_device, &block->step,
+               run.first ? offsetof(smhf_step, grad_norm) : offsetof(smhf_step, loss_sum));
     smhf_pass_check(&run.pass);
     smhf_replay_run(ws->replay, ws->pack, smhf_pass_kind(&run.pass, SMHF_PASS_TRAIN, detail),
                     run_pass, &run);
-    be->download(ws->dev, &trainer->loss, ws->plan.loss.data, sizeof trainer->loss);
-    const smhf_status status = be->sync(ws->dev, err);
+    be->download(ws->dev, &block->result, ws->plan.loss.data, sizeof block->result);
     trainer->dropout_step++;
-    if (status == SMHF_E_CANCELLED) { /* as if this step had not begun */
-        trainer->dropout_step -= 1 + (uint32_t)trainer->micro_batches;
-    }
-    if (status != SMHF_OK || !isfinite(trainer->loss)) {
-        trainer->micro_batches = 0; /* the next pass starts from zero gradients */
-    }
-    SMHF_TRY(status);
-    if (!isfinite(trainer->loss)) {
-        return smhf_fail(err, SMHF_E_ARG,
-                         "the loss is %g at step %lld (learning rate %g); the weights are as they "
-                         "were before this step",
-                         (double)trainer->loss, (long long)trainer->step + 1,
-                         smhf_optimizer_rate(trainer, trainer->step));
-    }
     trainer->micro_batches++;
-    *loss = trainer->loss;
-    return SMHF_OK;
+    return smhf_ahead_end(trainer,
+                          (smhf_trainer_work){
+                              .block = block,
+                              .step = trainer->step + 1,
+                              .rate = smhf_optimizer_rate(trainer, trainer->step),
+                              .accumulation = accumulation,
+                              .dropout_before = trainer->dropout_before,
+                              .dropout_after = trainer->dropout_step,
+                          },
+                          wait, err);
 }
 
 static smhf_status run_evaluation(smhf_trainer *trainer, const smhf_examples *examples, float *loss,
                                   smhf_error *err) {
     smhf_workspace *ws = &trainer->ws;
-    SMHF_TRY(take_examples(trainer, examples, err));
+    smhf_trainer_block *block = NULL;
+    SMHF_TRY(smhf_ahead_settle(trainer, err));
+    SMHF_TRY(take_examples(trainer, examples, &block, err));
     trainer_run run = {
         .trainer = trainer,
         .pass =
@@ -458,18 +461,47 @@ static smhf_status run_evaluation(smhf_trainer *trainer, const smhf_examples *ex
     smhf_replay_run(ws->replay, ws->pack,
                     smhf_pass_kind(&run.pass, SMHF_PASS_EVALUATE, (int)trainer->loss_kind),
                     run_loss, &run);
-    ws->dev->backend->download(ws->dev, &trainer->loss, ws->plan.loss.data, sizeof trainer->loss);
+    ws->dev->backend->download(ws->dev, &block->result, ws->plan.loss.data, sizeof block->result);
     SMHF_TRY(ws->dev->backend->sync(ws->dev, err));
-    *loss = trainer->loss;
+    *loss = block->result;
     return SMHF_OK;
+}
+
+static smhf_status pass(smhf_trainer *trainer, const smhf_examples *examples, int wait,
+                        smhf_error *err) {
+    smhf_model_read_begin(trainer->model);
+    smhf_model_settle(trainer->model, trainer->ws.dev, trainer);
+    const smhf_status status = run_training(trainer, examples, wait, err);
+    smhf_model_read_end(trainer->model);
+    return status;
+}
+
+/* Waits when there is somebody to report to. */
+static smhf_status update(smhf_trainer *trainer, smhf_step_report *report, smhf_error *err) {
+    if (trainer->micro_batches == 0) {
+        return smhf_fail(err, SMHF_E_ARG,
+                         "optimizer step %lld: there are no gradients; call forward_backward first",
+                         (long long)trainer->step + 1);
+    }
+    smhf_model_write_begin(trainer->model);
+    smhf_model_settle(trainer->model, trainer->ws.dev, trainer);
+    const smhf_status status = smhf_optimizer_apply(trainer, report != NULL, err);
+    smhf_model_write_end(trainer->model);
+    if (status == SMHF_OK && report != NULL) { /* the last one is this step's */
+        trainer->report_count--;
+        *report = trainer->reports[(trainer->report_first + trainer->report_count) %
+                                   SMHF_TRAINER_REPORTS];
+    }
+    return status;
 }
 
 smhf_status smhf_trainer_forward_backward(smhf_trainer *trainer, const smhf_examples *examples,
                                           float *loss, smhf_error *err) {
     SMHF_TRY(smhf_trainer_enter(trainer, err));
-    smhf_model_read_begin(trainer->model);
-    const smhf_status status = run_training(trainer, examples, loss, err);
-    smhf_model_read_end(trainer->model);
+    const smhf_status status = pass(trainer, examples, loss != NULL, err);
+    if (status == SMHF_OK && loss != NULL) {
+        *loss = trainer->loss;
+    }
     smhf_trainer_leave(trainer);
     return status;
 }
@@ -478,6 +510,7 @@ smhf_status smhf_trainer_evaluate(smhf_trainer *trainer, const smhf_examples *ex
                                   smhf_error *err) {
     SMHF_TRY(smhf_trainer_enter(trainer, err));
     smhf_model_read_begin(trainer->model);
+    smhf_model_settle(trainer->model, trainer->ws.dev, trainer);
     const smhf_status status = run_evaluation(trainer, examples, loss, err);
     smhf_model_read_end(trainer->model);
     smhf_trainer_leave(trainer);
@@ -486,17 +519,19 @@ smhf_status smhf_trainer_evaluate(smhf_trainer *trainer, const smhf_examples *ex
 
 smhf_status smhf_trainer_optimizer_step(smhf_trainer *trainer, smhf_step_report *report,
                                         smhf_error *err) {
-    smhf_status status;
     SMHF_TRY(smhf_trainer_enter(trainer, err));
-    if (trainer->micro_batches == 0) {
-        status = smhf_fail(err, SMHF_E_ARG,
-                           "optimizer step %lld: there are no gradients; call forward_backward "
-                           "first",
-                           (long long)trainer->step + 1);
-    } else {
-        smhf_model_write_begin(trainer->model);
-        status = smhf_optimizer_apply(trainer, report, err);
-        smhf_model_write_end(trainer->model);
+    const smhf_status status = update(trainer, report, err);
+    trainer->micro_batches = 0;
+    smhf_trainer_leave(trainer);
+    return status;
+}
+
+smhf_status smhf_trainer_step(smhf_trainer *trainer, const smhf_examples *examples,
+                              smhf_step_report *report, smhf_error *err) {
+    SMHF_TRY(smhf_trainer_enter(trainer, err));
+    smhf_status status = pass(trainer, examples, 0, err);
+    if (status == SMHF_OK) {
+        status = update(trainer, report, err);
         trainer->micro_batches = 0;
     }
     smhf_trainer_leave(trainer);
@@ -529,7 +564,7 @@ smhf_status smhf_trainer_gradient_read(smhf_trainer *trainer, size_t index, floa
     const float *gradient = trainer->grads + smhf_trained_place(&trainer->trained, (int)index);
     SMHF_TRY(smhf_trainer_enter(trainer, err));
     dev->backend->download(dev, out, gradient, p->count * sizeof *out);
-    const smhf_status status = dev->backend->sync(dev, err);
+    const smhf_status status = smhf_ahead_settle(trainer, err);
     smhf_trainer_leave(trainer);
     return status;
 }

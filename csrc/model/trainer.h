@@ -87,7 +87,7 @@ typedef struct smhf_examples {
 } smhf_examples;
 
 /* Adds the gradient of (mean loss / accumulation) to what the step has so far; *loss: the mean.
- * SMHF_E_ARG names row and value of a label outside num_labels (position too, for tokens), and
+ * loss NULL: the pass is queued and not waited for (see smhf_trainer_collect). SMHF_E_ARG names row and value of a label outside num_labels (position too, for tokens), and
  * refuses a loss that is not finite (step and learning rate in the sentence); then the gradients of
  * this step are dropped and the weights are untouched. So it is with SMHF_E_CANCELLED, after which
  * the step can be done again with the dropout that it would have had. */
@@ -101,14 +101,29 @@ typedef struct smhf_step_report {
     int64_t step;         /* steps done, this one included */
     double learning_rate; /* that it used */
     double grad_norm;     /* before clipping */
+    double loss;          /* sum over the passes of (mean loss / accumulation) */
 } smhf_step_report;
 
-/* Clips, updates the weights, forgets the gradients. SMHF_E_ARG when there are none, and when their
- * norm is not finite (the weights are untouched). */
+/* Clips, updates the weights, forgets the gradients. report NULL: it is queued and not waited for.
+ * SMHF_E_ARG when there are no gradients, and when their norm is not finite (the weights are
+ * untouched). */
 smhf_status smhf_trainer_optimizer_step(smhf_trainer *trainer, smhf_step_report *report,
                                         smhf_error *err) SMHF_MUST_USE;
 
-/* Steps done, and the learning rate that the next one will use. */
+/* A pass and the optimizer step that makes it a step, waited for once, or not at all (NULL). */
+smhf_status smhf_trainer_step(smhf_trainer *trainer, const smhf_examples *examples,
+                              smhf_step_report *report, smhf_error *err) SMHF_MUST_USE;
+
+/* The oldest report of a step that nobody waited for; *found 0: there is none (yet, unless `wait`).
+ * A caller who waits for nothing is at most two steps ahead of the device, and the host never stops
+ * for it: it is busy with the next batch meanwhile. A loss or norm that is not finite comes out of
+ * the first call after it is known, with the sentence of a step that was waited for: weights, step
+ * and dropout are as before that step, and what was queued behind it has changed nothing. At most
+ * 16 reports are kept. Where the backend has no events (the CPU), all work is waited for. */
+smhf_status smhf_trainer_collect(smhf_trainer *trainer, int wait, smhf_step_report *report,
+                                 int *found, smhf_error *err) SMHF_MUST_USE;
+
+/* Steps done or queued, and the learning rate that the next one will use. */
 void smhf_trainer_progress(const smhf_trainer *trainer, int64_t *step, double *learning_rate);
 
 /* Whether parameter `index` is trained: not frozen. */

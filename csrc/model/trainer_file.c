@@ -104,7 +104,10 @@ done:
 
 smhf_status smhf_trainer_save(smhf_trainer *trainer, const char *path, smhf_error *err) {
     SMHF_TRY(smhf_trainer_enter(trainer, err));
-    const smhf_status status = save(trainer, path, err);
+    smhf_status status = smhf_ahead_settle(trainer, err);
+    if (status == SMHF_OK) {
+        status = save(trainer, path, err);
+    }
     smhf_trainer_leave(trainer);
     return status;
 }
@@ -172,6 +175,7 @@ static smhf_status load(smhf_trainer *trainer, const smhf_safetensors *file, smh
     for (int i = 0; i < 2 * table->count; i++) {
         SMHF_TRY(find_moment(trainer, file, i, &tensor, err));
     }
+    smhf_ahead_forget(trainer);
     for (int i = 0; i < 2 * table->count; i++) {
         SMHF_TRY(find_moment(trainer, file, i, &tensor, err));
         if (tensor != NULL) {

@@ -93,7 +93,8 @@ static smhf_status acquire(smhf_workspace *ws, smhf_plan_shape shape, smhf_error
     }
     smhf_status status = ws->dev->backend->reserve(ws->dev, &limits, err);
     if (status == SMHF_OK) {
-        status = smhf_pack_new(ws->dev, shape.tokens, shape.rows, &ws->pack, err);
+        status = smhf_pack_new_ahead(ws->dev, shape.tokens, shape.rows, shape.training ? 2 : 1,
+                                     &ws->pack, err);
     }
     if (status == SMHF_OK) {
         status = ws->dev->backend->alloc(ws->dev, &ws->block, bytes, err);

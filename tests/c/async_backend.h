@@ -7,7 +7,8 @@
  * sync asks for it: as late as the contract allows. So a caller that reads a result early, reuses
  * an upload's source, or changes an options struct that should have been copied, gets garbage
  * every time. Device pointers carry a tag that makes them invalid addresses: a host that looks
- * through one dies at once. Fresh memory is all NaN.
+ * through one dies at once. Fresh memory is all NaN. Waiting for an event runs what stands before
+ * it, and no more; smhf_async_waits counts the waits of the whole queue and of events.
  * Included by one test program each; everything is static. */
 #ifndef SMHF_TEST_ASYNC_BACKEND_H
 #define SMHF_TEST_ASYNC_BACKEND_H
@@ -17,6 +18,7 @@
 #include "common/mem.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,6 +57,7 @@ typedef enum async_kind {
     ASYNC_ADAMW,
     ASYNC_AXPY,
     ASYNC_CONVERT,
+    ASYNC_EVENT,
 } async_kind;
 
 /* One op with all its arguments, by value. */
@@ -79,7 +82,19 @@ typedef struct async_job {
     smhf_step *step;
     smhf_segment *segments;
     smhf_adamw_options adamw;
+    smhf_event *event;
+    uint64_t mark;
 } async_job;
+
+/* Where the queue had come to: `done` follows `wanted`. */
+struct smhf_event {
+    struct async_device *device; /* of the last record; NULL: never */
+    uint64_t wanted, done;
+};
+
+static struct {
+    atomic_ulong syncs, events; /* events: those that had to wait */
+} smhf_async_waits;
 
 typedef struct async_device {
     smhf_device base;
@@ -89,6 +104,7 @@ typedef struct async_device {
     pthread_cond_t changed;
     async_job *first, **last;
     int draining, closing;
+    const smhf_event *until; /* drain as far as this; NULL: everything */
 } async_device;
 
 static void *async_tag(const void *p) {
@@ -239,6 +255,8 @@ static void async_run(smhf_device *cpu, async_job *j) {
     case ASYNC_CONVERT:
         be->convert(cpu, t[0], t[1]);
         break;
+    case ASYNC_EVENT:
+        break; /* async_main notes it */
     }
 }
 
@@ -246,7 +264,8 @@ static void *async_main(void *argument) {
     async_device *dev = argument;
     pthread_mutex_lock(&dev->lock);
     while (!dev->closing) {
-        async_job *job = dev->draining ? dev->first : NULL;
+        const int reached = dev->until != NULL && dev->until->done >= dev->until->wanted;
+        async_job *job = dev->draining && !reached ? dev->first : NULL;
         if (job == NULL) {
             dev->draining = 0;
             pthread_cond_broadcast(&dev->changed);
@@ -259,22 +278,34 @@ static void *async_main(void *argument) {
         }
         pthread_mutex_unlock(&dev->lock);
         async_run(dev->cpu, job);
+        pthread_mutex_lock(&dev->lock);
+        if (job->event != NULL) {
+            job->event->done = job->mark;
+        }
         smhf_free(job->segments);
         smhf_free(job);
-        pthread_mutex_lock(&dev->lock);
     }
     pthread_mutex_unlock(&dev->lock);
     return NULL;
 }
 
-static void async_drain(async_device *dev) {
+/* Waiters take turns: the queue runs for one of them at a time. */
+static void async_drain_until(async_device *dev, const smhf_event *until) {
     pthread_mutex_lock(&dev->lock);
+    while (dev->draining) {
+        pthread_cond_wait(&dev->changed, &dev->lock);
+    }
+    dev->until = until;
     dev->draining = 1;
     pthread_cond_broadcast(&dev->changed);
     while (dev->draining) {
         pthread_cond_wait(&dev->changed, &dev->lock);
     }
     pthread_mutex_unlock(&dev->lock);
+}
+
+static void async_drain(async_device *dev) {
+    async_drain_until(dev, NULL);
 }
 
 static async_job *async_new(smhf_device *dev, async_kind kind) {
@@ -409,8 +440,46 @@ static void async_fill(smhf_device *dev, void *dst, int byte, size_t bytes) {
 
 static smhf_status async_sync(smhf_device *device, smhf_error *err) {
     async_device *dev = (async_device *)device;
+    smhf_async_waits.syncs++;
     async_drain(dev);
     return dev->cpu->backend->sync(dev->cpu, err);
+}
+
+static smhf_status async_event_new(smhf_device *dev, smhf_event **out, smhf_error *err) {
+    (void)dev;
+    *out = smhf_calloc(1, sizeof **out);
+    return *out != NULL ? SMHF_OK : smhf_fail_nomem(err, "event", sizeof **out);
+}
+
+static void async_event_sync(smhf_device *dev, smhf_event *event) {
+    (void)dev; /* the event knows its queue */
+    if (event->device != NULL) {
+        pthread_mutex_lock(&event->device->lock);
+        const int waits = event->done < event->wanted;
+        pthread_mutex_unlock(&event->device->lock);
+        if (waits) {
+            smhf_async_waits.events++;
+            async_drain_until(event->device, event);
+        }
+    }
+}
+
+static void async_event_free(smhf_device *dev, smhf_event *event) {
+    async_event_sync(dev, event);
+    smhf_free(event);
+}
+
+static void async_event_record(smhf_device *device, smhf_event *event) {
+    async_device *dev = (async_device *)device;
+    async_job *job = async_new(device, ASYNC_EVENT);
+    if (job != NULL) {
+        pthread_mutex_lock(&dev->lock);
+        event->device = dev;
+        job->event = event;
+        job->mark = ++event->wanted;
+        pthread_mutex_unlock(&dev->lock);
+        async_push(device, job);
+    }
 }
 
 static smhf_status async_weight_prepare(smhf_device *device, smhf_weight **out, smhf_tensor source,
@@ -761,6 +830,10 @@ static const smhf_backend *smhf_async_backend(void) {
         .convert = async_convert,
         .attention_first_fwd = async_first_fwd,
         .attention_first_bwd = async_first_bwd,
+        .event_new = async_event_new,
+        .event_free = async_event_free,
+        .event_record = async_event_record,
+        .event_sync = async_event_sync,
     };
     return &table;
 }

@@ -66,7 +66,7 @@ static smhf_status train(smhf_model *model, outcome *out, smhf_error *err) {
             smhf_examples examples = {.batch = &batch, .labels = {labels, 4}};
             status = smhf_trainer_forward_backward(trainer, &examples, &out->losses[step], err);
         }
-        smhf_step_report report = {0, 0, 0};
+        smhf_step_report report = {0};
         if (status == SMHF_OK) {
             status = smhf_trainer_optimizer_step(trainer, &report, err);
             out->norms[step] = (float)report.grad_norm;
@@ -115,6 +115,201 @@ static void test_bert_late(void) {
     compare(BERT);
 }
 
+/* --- a trainer that nobody waits for ------------------------------------------------------------ */
+
+#define AHEAD_STEPS 12
+#define BAD_WORD 96
+
+typedef struct ahead_run {
+    smhf_model *model;
+    smhf_trainer *trainer;
+    smhf_step_report reports[AHEAD_STEPS];
+    int reported;
+} ahead_run;
+
+static void ahead_open(ahead_run *run, const char *device) {
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_model_options options = SMHF_MODEL_DEFAULTS;
+    smhf_trainer_options training = SMHF_TRAINER_DEFAULTS;
+    smhf_bytes_view text = {(const void *)DISTILBERT, strlen(DISTILBERT)};
+    memset(run, 0, sizeof *run);
+    options.device = device;
+    training.total_steps = 2 * AHEAD_STEPS;
+    training.learning_rate = 1e-3;
+    training.weight_decay = 0.01;
+    CHECK_OK(smhf_model_new(text, &options, &run->model, &err), &err);
+    CHECK_OK(smhf_trainer_new(run->model, &training, &run->trainer, &err), &err);
+}
+
+static void ahead_close(ahead_run *run) {
+    smhf_trainer_free(run->trainer);
+    smhf_model_free(run->model);
+}
+
+static smhf_status ahead_step(ahead_run *run, uint32_t step, int bad, int wait, smhf_error *err) {
+    smhf_batch batch = make_batch(step);
+    for (int t = 0; t < TOKENS; t++) {
+        ids[t] = ids[t] == BAD_WORD ? 1 : ids[t];
+    }
+    ids[3] = bad ? BAD_WORD : ids[3];
+    const smhf_examples examples = {.batch = &batch, .labels = {labels, 4}};
+    smhf_step_report *report = &run->reports[run->reported];
+    SMHF_TRY(smhf_trainer_step(run->trainer, &examples, wait ? report : NULL, err));
+    int found = wait;
+    if (!wait) {
+        SMHF_TRY(smhf_trainer_collect(run->trainer, 0, report, &found, err));
+    }
+    run->reported += found;
+    return SMHF_OK;
+}
+
+static void ahead_finish(ahead_run *run) {
+    smhf_error err = SMHF_ERROR_INIT;
+    int found = 1;
+    while (found && run->reported < AHEAD_STEPS) {
+        CHECK_OK(smhf_trainer_collect(run->trainer, 1, &run->reports[run->reported], &found, &err),
+                 &err);
+        run->reported += found;
+    }
+}
+
+/* All values of the model, whose floats are `count`. */
+static float *ahead_values(ahead_run *run, size_t *count) {
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_model_info info;
+    smhf_model_describe(run->model, &info);
+    *count = (size_t)info.parameter_floats;
+    float *values = calloc(*count, sizeof *values);
+    size_t at = 0;
+    for (size_t i = 0; i < info.parameter_count; i++) {
+        smhf_parameter_info p;
+        smhf_model_parameter(run->model, i, &p);
+        CHECK_OK(smhf_model_parameter_read(run->model, i, values + at, &err), &err);
+        at += p.count;
+    }
+    return values;
+}
+
+static void same_values(ahead_run *a, ahead_run *b) {
+    size_t count = 0;
+    float *x = ahead_values(a, &count), *y = ahead_values(b, &count);
+    CHECK(memcmp(x, y, count * sizeof *x) == 0);
+    free(x);
+    free(y);
+}
+
+/* Twelve steps without one wait for the queue, and all bits and reports are those of the CPU. */
+static void test_steps_that_nobody_waits_for(void) {
+    smhf_error err = SMHF_ERROR_INIT;
+    ahead_run waited, ahead;
+    ahead_open(&waited, "cpu");
+    ahead_open(&ahead, "async");
+    for (uint32_t step = 0; step < AHEAD_STEPS; step++) {
+        CHECK_OK(ahead_step(&waited, step, 0, 1, &err), &err);
+    }
+    CHECK_OK(ahead_step(&ahead, 0, 0, 0, &err), &err); /* makes its memory */
+    const unsigned long syncs = smhf_async_waits.syncs, events = smhf_async_waits.events;
+    for (uint32_t step = 1; step < AHEAD_STEPS; step++) {
+        CHECK_OK(ahead_step(&ahead, step, 0, 0, &err), &err);
+        CHECK_INT(ahead.reported, step < 2 ? 0 : (int)step - 1); /* two steps behind */
+    }
+    CHECK_INT(smhf_async_waits.syncs, syncs);
+    CHECK(smhf_async_waits.events > events); /* for what was queued two steps before */
+    ahead_finish(&ahead);
+    CHECK_INT(ahead.reported, AHEAD_STEPS);
+    CHECK(memcmp(waited.reports, ahead.reports, sizeof waited.reports) == 0);
+    CHECK(waited.reports[0].loss > 0.0 && waited.reports[AHEAD_STEPS - 1].step == AHEAD_STEPS);
+    same_values(&waited, &ahead);
+    ahead_close(&waited);
+    ahead_close(&ahead);
+}
+
+/* A step that is waited for costs one wait. */
+static void test_a_step_waits_once(void) {
+    smhf_error err = SMHF_ERROR_INIT;
+    ahead_run run;
+    ahead_open(&run, "async");
+    CHECK_OK(ahead_step(&run, 0, 0, 1, &err), &err);
+    const unsigned long syncs = smhf_async_waits.syncs;
+    for (uint32_t step = 1; step < 5; step++) {
+        CHECK_OK(ahead_step(&run, step, 0, 1, &err), &err);
+    }
+    CHECK_INT(smhf_async_waits.syncs - syncs, 4);
+    ahead_close(&run);
+}
+
+/* Weights are read, and used on another queue, while steps are under way: after those steps. */
+static void test_readers_come_after_queued_steps(void) {
+    smhf_error err = SMHF_ERROR_INIT;
+    ahead_run waited, ahead;
+    float want[ROWS * 3], got[ROWS * 3];
+    ahead_open(&waited, "cpu");
+    ahead_open(&ahead, "async");
+    for (uint32_t step = 0; step < 3; step++) {
+        CHECK_OK(ahead_step(&waited, step, 0, 1, &err), &err);
+        CHECK_OK(ahead_step(&ahead, step, 0, 0, &err), &err);
+    }
+    smhf_batch batch = make_batch(50);
+    CHECK_OK(smhf_model_forward(waited.model, &batch, want, &err), &err);
+    CHECK_OK(smhf_model_forward(ahead.model, &batch, got, &err), &err);
+    CHECK(memcmp(want, got, sizeof want) == 0);
+    CHECK_OK(ahead_step(&waited, 3, 0, 1, &err), &err);
+    CHECK_OK(ahead_step(&ahead, 3, 0, 0, &err), &err);
+    same_values(&waited, &ahead);
+    ahead_close(&waited);
+    ahead_close(&ahead);
+}
+
+static void plant_bad_word(ahead_run *run) {
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_parameter_info p;
+    smhf_model_parameter(run->model, 0, &p);
+    float *values = malloc(p.count * sizeof *values);
+    CHECK_OK(smhf_model_parameter_read(run->model, 0, values, &err), &err);
+    CHECK(strstr(p.name, "word_embeddings") != NULL);
+    values[BAD_WORD * 24] = NAN;
+    CHECK_OK(smhf_model_parameter_write(run->model, 0, values, &err), &err);
+    free(values);
+}
+
+/* The third step goes wrong and is heard of later; of what stands behind it nothing happens, and
+ * training goes on as if the third step had been refused at once. */
+static void test_a_bad_step_is_heard_of_later(void) {
+    smhf_error err = SMHF_ERROR_INIT;
+    ahead_run waited, ahead;
+    ahead_open(&waited, "cpu");
+    ahead_open(&ahead, "async");
+    plant_bad_word(&waited);
+    plant_bad_word(&ahead);
+    for (uint32_t step = 0; step < 2; step++) {
+        CHECK_OK(ahead_step(&waited, step, 0, 1, &err), &err);
+        CHECK_OK(ahead_step(&ahead, step, 0, 0, &err), &err);
+    }
+    CHECK_INT(ahead_step(&waited, 2, 1, 1, &err), SMHF_E_ARG);
+    CHECK(strstr(err.message, "the loss is nan at step 3 ") != NULL);
+    smhf_status status = SMHF_OK;
+    uint32_t step = 2;
+    while (status == SMHF_OK && step < AHEAD_STEPS) {
+        status = ahead_step(&ahead, step, step == 2, 0, &err);
+        step++;
+    }
+    CHECK_INT(status, SMHF_E_ARG);
+    CHECK_INT(step, 5); /* the third is looked at when the fifth needs its block */
+    CHECK(strstr(err.message, "the loss is nan at step 3 ") != NULL);
+    CHECK(strstr(err.message, "as they were before this step, and of the 1 queued") != NULL);
+    same_values(&waited, &ahead);
+    for (step = 3; step < AHEAD_STEPS; step++) {
+        CHECK_OK(ahead_step(&waited, step, 0, 1, &err), &err);
+        CHECK_OK(ahead_step(&ahead, step, 0, 0, &err), &err);
+    }
+    ahead_finish(&ahead);
+    CHECK_INT(ahead.reported, AHEAD_STEPS - 1);
+    CHECK(memcmp(waited.reports, ahead.reports, sizeof waited.reports) == 0);
+    same_values(&waited, &ahead);
+    ahead_close(&waited);
+    ahead_close(&ahead);
+}
+
 /* Another number of threads, the same bits. */
 static void test_threads(void) {
     smhf_error err = SMHF_ERROR_INIT;
@@ -136,6 +331,10 @@ int main(void) {
     }
     RUN(test_distilbert_late);
     RUN(test_bert_late);
+    RUN(test_steps_that_nobody_waits_for);
+    RUN(test_a_step_waits_once);
+    RUN(test_readers_come_after_queued_steps);
+    RUN(test_a_bad_step_is_heard_of_later);
     RUN(test_threads);
     smhf_pool_shutdown();
     return smhf_test_finish();
