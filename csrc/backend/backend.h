@@ -575,8 +575,8 @@ struct smhf_backend {
     void (*event_free)(smhf_device *dev, smhf_event *event);
     void (*event_record)(smhf_device *dev, smhf_event *event);
     void (*event_wait)(smhf_device *dev, smhf_event *event);
-    /* The host waits for the last record of the event, asked through any device of the backend. What
-     * failed stays for sync. There where event_new is. */
+    /* The host waits for the last record of the event, asked through any device of the backend.
+     * What failed stays for sync. There where event_new is. */
     void (*event_sync)(smhf_device *dev, smhf_event *event);
     smhf_status (*event_elapsed_ms)(smhf_device *dev, smhf_event *from, smhf_event *to, float *out,
                                     smhf_error *err);

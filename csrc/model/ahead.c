@@ -97,8 +97,7 @@ static smhf_status go_back(smhf_trainer *trainer, smhf_status status, smhf_error
         later += work_at(trainer, i)->update && work_at(trainer, i)->step > work.step;
     }
     trainer->step = work.step - 1;
-    trainer->dropout_step =
-        status == SMHF_E_CANCELLED ? work.dropout_before : work.dropout_after;
+    trainer->dropout_step = status == SMHF_E_CANCELLED ? work.dropout_before : work.dropout_after;
     trainer->micro_batches = 0; /* the next pass starts from zero gradients */
     trainer->work_count = 0;
     trainer->step_loss = 0.0;

@@ -489,8 +489,9 @@ static smhf_status update(smhf_trainer *trainer, smhf_step_report *report, smhf_
     smhf_model_write_end(trainer->model);
     if (status == SMHF_OK && report != NULL) { /* the last one is this step's */
         trainer->report_count--;
-        *report = trainer->reports[(trainer->report_first + trainer->report_count) %
-                                   SMHF_TRAINER_REPORTS];
+        *report =
+            trainer
+                ->reports[(trainer->report_first + trainer->report_count) % SMHF_TRAINER_REPORTS];
     }
     return status;
 }

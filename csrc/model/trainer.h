@@ -87,10 +87,11 @@ typedef struct smhf_examples {
 } smhf_examples;
 
 /* Adds the gradient of (mean loss / accumulation) to what the step has so far; *loss: the mean.
- * loss NULL: the pass is queued and not waited for (see smhf_trainer_collect). SMHF_E_ARG names row and value of a label outside num_labels (position too, for tokens), and
- * refuses a loss that is not finite (step and learning rate in the sentence); then the gradients of
- * this step are dropped and the weights are untouched. So it is with SMHF_E_CANCELLED, after which
- * the step can be done again with the dropout that it would have had. */
+ * loss NULL: the pass is queued and not waited for (see smhf_trainer_collect). SMHF_E_ARG names row
+ * and value of a label outside num_labels (position too, for tokens), and refuses a loss that is
+ * not finite (step and learning rate in the sentence); then the gradients of this step are dropped
+ * and the weights are untouched. So it is with SMHF_E_CANCELLED, after which the step can be done
+ * again with the dropout that it would have had. */
 smhf_status smhf_trainer_forward_backward(smhf_trainer *trainer, const smhf_examples *examples,
                                           float *loss, smhf_error *err) SMHF_MUST_USE;
 /* Mean loss without dropout and without gradients. */

@@ -51,8 +51,8 @@ struct smhf_trainer {
     int micro_batches;         /* accumulated since the last optimizer step */
 
     /* ahead.c */
-    smhf_staging *staging; /* owned; NULL until the first pass */
-    size_t staged_labels;  /* that a block has room for */
+    smhf_staging *staging;                        /* owned; NULL until the first pass */
+    size_t staged_labels;                         /* that a block has room for */
     smhf_trainer_work works[SMHF_TRAINER_BLOCKS]; /* under way, oldest first */
     int work_first, work_count;
     smhf_step_report reports[SMHF_TRAINER_REPORTS]; /* done, not collected */

@@ -212,54 +212,69 @@ static int check_labels(PyObject *model, const smhf_py_batch *batch, const smhf_
     return -1;
 }
 
+/* The arguments of a pass; released whatever acquire said. */
+typedef struct pass_call {
+    smhf_py_batch batch;
+    smhf_py_view labels;
+    smhf_examples examples;
+} pass_call;
+
+static int pass_acquire(PyObject *op, PyObject *args, PyObject *kwargs, const char *format,
+                        const char *last, int *last_value, pass_call *call) {
+    char *names[] = {"ids", "mask", "type_ids", "cu_seqlens", "labels", (char *)last, NULL};
+    smhf_py_trainer *self = (smhf_py_trainer *)op;
+    PyObject *ids, *mask = Py_None, *type_ids = Py_None, *cu_seqlens = Py_None, *labels = Py_None;
+    memset(call, 0, sizeof *call);
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, format, names, &ids, &mask, &type_ids,
+                                     &cu_seqlens, &labels, last_value) ||
+        smhf_py_batch_acquire(&call->batch, ids, mask, type_ids, cu_seqlens) < 0 ||
+        smhf_py_view_acquire(labels, "labels", "iqf", 1, 2, 0, &call->labels) < 0 ||
+        check_labels(self->model, &call->batch, &call->labels) < 0) {
+        return -1;
+    }
+    call->examples.batch = call->batch.is_packed ? &call->batch.packed : NULL;
+    call->examples.padded = &call->batch.padded;
+    if (call->labels.format == 'f') {
+        call->examples.values = call->labels.data;
+    } else {
+        call->examples.labels = smhf_py_int_view(&call->labels);
+    }
+    return 0;
+}
+
+static void pass_release(pass_call *call) {
+    smhf_py_view_release(&call->labels);
+    smhf_py_batch_release(&call->batch);
+}
+
+/* NULL, with what a signal handler raised, or the core's error. */
+static PyObject *pass_failed(PyObject *op, const smhf_error *err) {
+    return PyErr_Occurred() ? NULL : smhf_py_raise(&smhf_py_model_state_of(op)->errors, err);
+}
+
 typedef smhf_status (*pass_function)(smhf_trainer *, const smhf_examples *, float *, smhf_error *);
 
 static PyObject *run_pass(PyObject *op, PyObject *args, PyObject *kwargs, const char *format,
                           pass_function pass) {
-    static char *names[] = {"ids",    "mask",         "type_ids", "cu_seqlens",
-                            "labels", "accumulation", NULL};
     smhf_py_trainer *self = (smhf_py_trainer *)op;
-    PyObject *ids, *mask = Py_None, *type_ids = Py_None, *cu_seqlens = Py_None, *labels = Py_None;
-    PyObject *result = NULL;
-    smhf_py_batch batch;
-    smhf_py_view label_view = {0};
-    smhf_examples examples = {0};
+    pass_call call;
+    int accumulation = 0;
     float loss = 0.0f;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, format, names, &ids, &mask, &type_ids,
-                                     &cu_seqlens, &labels, &examples.accumulation)) {
+    if (pass_acquire(op, args, kwargs, format, "accumulation", &accumulation, &call) < 0) {
+        pass_release(&call);
         return NULL;
-    }
-    if (smhf_py_batch_acquire(&batch, ids, mask, type_ids, cu_seqlens) < 0 ||
-        smhf_py_view_acquire(labels, "labels", "iqf", 1, 2, 0, &label_view) < 0 ||
-        check_labels(self->model, &batch, &label_view) < 0) {
-        goto done;
-    }
-    examples.batch = batch.is_packed ? &batch.packed : NULL;
-    examples.padded = &batch.padded;
-    if (label_view.format == 'f') {
-        examples.values = label_view.data;
-    } else {
-        examples.labels = smhf_py_int_view(&label_view);
     }
 
     smhf_error err = SMHF_ERROR_INIT;
-    smhf_status status;
     smhf_py_cancel cancel;
     smhf_py_cancel_begin(&cancel);
-    examples.cancel = smhf_py_cancel_of(&cancel);
-    status = pass(self->trainer, &examples, &loss, &err);
+    call.examples.accumulation = accumulation;
+    call.examples.cancel = smhf_py_cancel_of(&cancel);
+    const smhf_status status = pass(self->trainer, &call.examples, &loss, &err);
     smhf_py_cancel_end(&cancel);
 
-    if (status == SMHF_OK) {
-        result = PyFloat_FromDouble((double)loss);
-    } else if (!PyErr_Occurred()) { /* what a signal handler raised */
-        smhf_py_raise(&smhf_py_model_state_of(op)->errors, &err);
-    }
-
-done:
-    smhf_py_view_release(&label_view);
-    smhf_py_batch_release(&batch);
-    return result;
+    pass_release(&call);
+    return status == SMHF_OK ? PyFloat_FromDouble((double)loss) : pass_failed(op, &err);
 }
 
 PyDoc_STRVAR(
@@ -298,6 +313,73 @@ static PyObject *trainer_optimizer_step(PyObject *op, PyObject *unused) {
         return smhf_py_raise(&smhf_py_model_state_of(op)->errors, &err);
     }
     return Py_BuildValue("(Ldd)", (long long)report.step, report.learning_rate, report.grad_norm);
+}
+
+static PyObject *report_of(const smhf_step_report *report) {
+    return Py_BuildValue("(Lddd)", (long long)report->step, report->learning_rate,
+                         report->grad_norm, report->loss);
+}
+
+PyDoc_STRVAR(trainer_step_doc,
+             "step($self, ids, mask=None, type_ids=None, cu_seqlens=None, labels=None, wait=True)\n"
+             "--\n\n"
+             "A pass and an update; (step, learning_rate, grad_norm, loss). Without wait they are\n"
+             "queued, and the report is that of an earlier step, or None.");
+
+static PyObject *trainer_step(PyObject *op, PyObject *args, PyObject *kwargs) {
+    smhf_py_trainer *self = (smhf_py_trainer *)op;
+    pass_call call;
+    int wait = 1, found = 1;
+    if (pass_acquire(op, args, kwargs, "O|OOOOp:step", "wait", &wait, &call) < 0) {
+        pass_release(&call);
+        return NULL;
+    }
+
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_step_report report = {0};
+    smhf_py_cancel cancel;
+    smhf_py_cancel_begin(&cancel);
+    call.examples.accumulation = 1;
+    call.examples.cancel = smhf_py_cancel_of(&cancel);
+    smhf_status status =
+        smhf_trainer_step(self->trainer, &call.examples, wait ? &report : NULL, &err);
+    if (status == SMHF_OK && !wait) {
+        status = smhf_trainer_collect(self->trainer, 0, &report, &found, &err);
+    }
+    smhf_py_cancel_end(&cancel);
+
+    pass_release(&call);
+    if (status != SMHF_OK) {
+        return pass_failed(op, &err);
+    }
+    if (!found) {
+        Py_RETURN_NONE;
+    }
+    return report_of(&report);
+}
+
+PyDoc_STRVAR(trainer_collect_doc,
+             "collect($self, /)\n--\n\n"
+             "Wait; the oldest report of a step that nobody waited for, or None.");
+
+static PyObject *trainer_collect(PyObject *op, PyObject *unused) {
+    smhf_py_trainer *self = (smhf_py_trainer *)op;
+    (void)unused;
+    smhf_error err = SMHF_ERROR_INIT;
+    smhf_step_report report = {0};
+    smhf_status status;
+    int found = 0;
+
+    Py_BEGIN_ALLOW_THREADS status = smhf_trainer_collect(self->trainer, 1, &report, &found, &err);
+    Py_END_ALLOW_THREADS
+
+        if (status != SMHF_OK) {
+        return smhf_py_raise(&smhf_py_model_state_of(op)->errors, &err);
+    }
+    if (!found) {
+        Py_RETURN_NONE;
+    }
+    return report_of(&report);
 }
 
 PyDoc_STRVAR(trainer_progress_doc,
@@ -414,6 +496,9 @@ static PyMethodDef trainer_methods[] = {
     {"evaluate", (PyCFunction)(void (*)(void))trainer_evaluate, METH_VARARGS | METH_KEYWORDS,
      trainer_evaluate_doc},
     {"optimizer_step", trainer_optimizer_step, METH_NOARGS, trainer_optimizer_step_doc},
+    {"step", (PyCFunction)(void (*)(void))trainer_step, METH_VARARGS | METH_KEYWORDS,
+     trainer_step_doc},
+    {"collect", trainer_collect, METH_NOARGS, trainer_collect_doc},
     {"progress", trainer_progress, METH_NOARGS, trainer_progress_doc},
     {"trains", trainer_trains, METH_VARARGS, trainer_trains_doc},
     {"activation_bytes", trainer_activation_bytes, METH_NOARGS, trainer_activation_bytes_doc},

@@ -68,6 +68,16 @@ class Trainer:
         rate_scales: Any = None,
         gradient_checkpointing: bool = False,
     ) -> Trainer: ...
+    def step(
+        self,
+        ids: Any,
+        mask: Any = None,
+        type_ids: Any = None,
+        cu_seqlens: Any = None,
+        labels: Any = None,
+        wait: bool = True,
+    ) -> tuple[int, float, float, float] | None: ...
+    def collect(self, /) -> tuple[int, float, float, float] | None: ...
     def forward_backward(
         self,
         ids: Any,

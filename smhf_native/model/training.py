@@ -19,6 +19,11 @@ __all__ = ["Schedule", "Trainer"]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
+def _report(report: tuple[int, float, float, float]) -> dict[str, Any]:
+    step, learning_rate, grad_norm, loss = report
+    return {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate, "step": step}
+
+
 class Trainer:
     """Train a model step by step, with the arithmetic of `transformers.Trainer` and `torch.optim.AdamW`.
 
@@ -190,8 +195,48 @@ class Trainer:
     ) -> dict[str, Any]:
         """Do a whole step on one batch; the dict of :meth:`optimizer_step` plus ``loss``."""
         batch = as_batch(input_ids, attention_mask, token_type_ids)
-        loss = self._core.forward_backward(*batch, as_labels(labels), 1)
-        return {"loss": loss, **self.optimizer_step()}
+        report = self._core.step(*batch, as_labels(labels))
+        assert report is not None
+        return _report(report)
+
+    def submit(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        labels: Any = None,
+        token_type_ids: Any = None,
+    ) -> dict[str, Any] | None:
+        """Queue a whole step and do not wait for the device: prepare the next batch meanwhile.
+
+        Parameters
+        ----------
+        input_ids, attention_mask, labels, token_type_ids
+            As for :meth:`forward_backward`; copied before the call returns.
+
+        Returns
+        -------
+        dict or None
+            What :meth:`step` returns, but of the oldest step not reported yet (on a GPU two steps
+            earlier; on the processor this very one), or None when there is none; :meth:`results` has
+            the rest.  Models may be used meanwhile: they wait for the steps that were submitted.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`step`, perhaps some calls later.  A loss or gradient that was not finite: the step
+            is named, the weights are as they were before it, and the steps submitted behind it have
+            changed nothing.
+        """
+        batch = as_batch(input_ids, attention_mask, token_type_ids)
+        report = self._core.step(*batch, as_labels(labels), False)
+        return None if report is None else _report(report)
+
+    def results(self) -> list[dict[str, Any]]:
+        """Wait for the steps that were submitted; what :meth:`submit` has not reported yet, in order."""
+        found = []
+        while (report := self._core.collect()) is not None:
+            found.append(_report(report))
+        return found
 
     def evaluate_loss(
         self,
@@ -224,7 +269,7 @@ class Trainer:
 
     @property
     def global_step(self) -> int:
-        """Optimizer steps done."""
+        """Optimizer steps done or submitted."""
         return self._core.progress()[0]
 
     @property

@@ -92,9 +92,7 @@ struct smhf_event {
     uint64_t wanted, done;
 };
 
-static struct {
-    atomic_ulong syncs, events; /* events: those that had to wait */
-} smhf_async_waits;
+static struct { atomic_ulong syncs, events; /* events: those that had to wait */ } smhf_async_waits;
 
 typedef struct async_device {
     smhf_device base;

@@ -115,7 +115,8 @@ static void test_bert_late(void) {
     compare(BERT);
 }
 
-/* --- a trainer that nobody waits for ------------------------------------------------------------ */
+/* --- a trainer that nobody waits for ------------------------------------------------------------
+ */
 
 #define AHEAD_STEPS 12
 #define BAD_WORD 96

@@ -35,7 +35,14 @@ def course(device, precision):
     trainer = smhf.Trainer(model, learning_rate=1e-3, total_steps=20)
     before = model(input_ids=ids, attention_mask=mask)
     losses = [trainer.step(ids, mask, labels)["loss"] for _ in range(4)]
-    return model.info["backend"], np.array(losses), before, model(input_ids=ids, attention_mask=mask)
+    after = model(input_ids=ids, attention_mask=mask)
+    ahead = smhf.Trainer(smhf.Model.from_config(config, seed=5, device=device, precision=precision),
+                         learning_rate=1e-3, total_steps=20)
+    first = [ahead.submit(ids, mask, labels) for _ in range(4)]
+    queued = [r["loss"] for r in first if r is not None] + [r["loss"] for r in ahead.results()]
+    last = ahead.model(input_ids=ids, attention_mask=mask)
+    same = queued == losses and bool((last == after).all())
+    return model.info["backend"], np.array(losses), before, after, same, sum(r is None for r in first)
 
 cpu, cuda, half = course("cpu", "fp32"), course("cuda", "fp32"), course("cuda", "bf16")
 auto = smhf.Model.from_config(config, seed=5)
@@ -44,6 +51,7 @@ def off(a, b):
 print(json.dumps({
     "names": [cpu[0], cuda[0], half[0], auto.info["backend"]],
     "fp32": [off(cuda[i], cpu[i]) for i in (1, 2, 3)], "bf16": [off(half[i], cpu[i]) for i in (1, 2, 3)],
+    "submitted": [run[4] for run in (cpu, cuda, half)], "behind": [run[5] for run in (cpu, cuda, half)],
     "listed": smhf.backends()["cuda"]["available"], "capabilities": sorted(smhf.backends()["cuda"]["capabilities"]),
 }))
 """
@@ -76,6 +84,7 @@ def test_the_same_program_on_cuda(environment: dict[str, str]) -> None:
     found = json.loads(result.stdout)
     assert found["names"] == ["cpu", "cuda", "cuda", "cuda"]
     assert found["listed"] and {"bf16", "graph"} <= set(found["capabilities"])
+    assert found["submitted"] == [True] * 3 and found["behind"] == [0, 2, 2], found
     assert max(found["fp32"]) <= 1e-5, found
     assert 1e-7 < max(found["bf16"]) <= 1e-2, found
 
