@@ -5,9 +5,11 @@
 Ours: ``device="cuda"``, bf16 with fp32 master weights. Peers, where torch with CUDA and transformers are
 installed: transformers eager in bf16 with SDPA; ``torch.compile`` (max-autotune for throughput,
 reduce-overhead, with CUDA graphs, for latency); training with fused AdamW. Each figure is the median of
-repeated calls after warming up, host arrays in, host arrays out. The matmul peak is measured in the same
-run (largest rate of three square bf16 products), and MFU counts FLOPs of real tokens only, the whole last
-layer included. What is not measured says why: nothing here is an estimate.
+repeated calls after warming up, host arrays in, host arrays out; training also by steps that nobody
+waits for (``Trainer.submit``). The matmul peak is measured in the same run (largest rate of three square
+bf16 products), and MFU counts FLOPs of real tokens only, the whole last layer included. What is not
+measured says why: nothing here is an estimate. The file is written after each figure, ours first and
+torch.compile last, so a run that is stopped has kept what it measured.
 """
 
 from __future__ import annotations
@@ -46,15 +48,17 @@ class Row:
     unit: str
     must: str
     ours: float | None = None
+    queued: float | None = None  # a step that nobody waits for
     peers: dict[str, float] = field(default_factory=dict)
     flops: float = 0.0
     why: str = ""
 
     def cells(self, peak: float | None, reason: str) -> list[str]:
         """Markdown cells."""
-        ours = (
-            f"{self.ours:.4g} {self.unit}" if self.ours is not None else f"not measured: {self.why or reason}"
-        )
+        ours = f"not measured: {self.why or reason or 'the run was stopped before'}"
+        if self.ours is not None:
+            ours = f"{self.ours:.4g} {self.unit}"
+            ours += f" ({self.queued:.4g} queued)" if self.queued is not None else ""
         share = "-"
         if self.ours is not None and self.flops and peak:
             share = f"{100 * self.flops / (self.ours * 1e-3) / peak:.1f} %"
@@ -198,6 +202,20 @@ def ours_train(folder: str, inputs: dict[str, np.ndarray]) -> Callable[[], Any]:
     return lambda: trainer.step(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
 
 
+def ours_queued(folder: str, inputs: dict[str, np.ndarray]) -> float:
+    """Milliseconds a step of many that are queued without waiting."""
+    model = Model.from_pretrained(folder, device="cuda", precision="bf16")
+    trainer = Trainer(model, learning_rate=5e-5, total_steps=100000, max_grad_norm=1.0)
+    times = []
+    for count in (8, 40, 40, 40):
+        start = time.perf_counter()
+        for _ in range(count):
+            trainer.submit(inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+        trainer.results()
+        times.append((time.perf_counter() - start) * 1e3 / count)
+    return statistics.median(times[1:])
+
+
 def free_mib() -> float:
     """Free memory of the device."""
     return float(smhf_native.backends()["cuda"]["memory_free"]) / 2**20
@@ -281,33 +299,70 @@ def compare_ways(folder: str | None, reason: str) -> list[str]:
     return lines
 
 
-def measure(
-    rows: list[tuple[Row, np.ndarray, bool, str | None]], memory: Row, folder: str, seconds: float
-) -> float | None:
-    """Fill the rows; the measured peak, where torch is there."""
-    peak, torch_side, why = None, None, ""
+class Table:
+    """Everything that is measured, and the file it is written to after each figure."""
+
+    def __init__(self, cuda: dict[str, Any], markdown: str | None) -> None:
+        self.cuda, self.markdown = cuda, markdown
+        self.reason = "" if cuda["available"] else str(cuda["reason"])
+        self.plan = plan()
+        self.memory = Row("G10", "training memory F128, 32 rows", "MiB", "<= 0.5x HF")
+        self.start = Row("G11", "first import to first label", "s", "<= 1.0 s")
+        self.peak: float | None = None
+        self.ways = compare_ways(None, self.reason or "the run was stopped before")
+
+    def rows(self) -> list[Row]:
+        return [row for row, *_ in self.plan] + [self.memory, self.start]
+
+    def text(self) -> str:
+        name = str(self.cuda.get("name") or "no device") if self.cuda["available"] else "no device"
+        peak = f"{self.peak / 1e12:.0f} TFLOP/s" if self.peak else "not measured"
+        lines = [f"Device: {name}; bf16 matmul peak {peak}", ""]
+        lines += ["| goal | what | ours | share of peak | " + " | ".join(PEERS) + " | must |", "|" + "---|" * 7]
+        lines += ["| " + " | ".join(row.cells(self.peak, self.reason)) + " |" for row in self.rows()]
+        return "\n".join(lines + self.ways) + "\n"
+
+    def save(self) -> None:
+        if self.markdown:
+            with open(self.markdown, "w") as file:
+                file.write(self.text())
+
+
+def measure(table: Table, folder: str, seconds: float) -> None:
+    """Fill the table: ours, then transformers, then torch.compile while there is time."""
+    end = time.perf_counter() + seconds
+    torch_side = None
     try:
         torch_side = TorchSide(folder)
-        peak = torch_side.peak()
-    except (ImportError, RuntimeError) as error:
-        why = str(error)
-        print(f"peers are not measured: {why}")
-    training_memory(memory, folder, batch(lengths_of(32, 128, False)), torch_side)
+        table.peak = torch_side.peak()
+    except Exception as error:  # whatever is wrong with the peers, ours are measured
+        print(f"peers are not measured: {error}")
     model = Model.from_pretrained(folder, device="cuda", precision="bf16")
-    end = time.perf_counter() + seconds
-    for row, lengths, training, mode in rows:
+    for row, lengths, training, _ in table.plan:
         inputs = batch(lengths)
         try:
             row.ours = median_ms(ours_train(folder, inputs) if training else ours_forward(model, inputs), 2.0)
+            row.queued = ours_queued(folder, inputs) if training else None
         except smhf_native.errors.SmhfError as error:
             row.why = str(error)
-        if torch_side is None:
-            continue
+        table.save()
+    table.start.ours = cold_start(folder)
+    table.save()
+    training_memory(table.memory, folder, batch(lengths_of(32, 128, False)), torch_side)
+    table.save()
+    table.ways = compare_ways(folder, "")
+    table.save()
+    if torch_side is None:
+        return
+    for row, lengths, training, _ in table.plan:
         make = torch_side.train if training else torch_side.forward
-        row.peers["HF eager"] = median_ms(make(inputs, None), 2.0)
+        row.peers["HF eager"] = median_ms(make(batch(lengths), None), 2.0)
+        table.save()
+    for row, lengths, training, mode in sorted(table.plan, key=lambda entry: entry[2]):
         if mode is not None and time.perf_counter() < end - 40:  # compiling takes its time
-            row.peers["torch.compile"] = median_ms(make(inputs, mode), 2.0)
-    return peak
+            make = torch_side.train if training else torch_side.forward
+            row.peers["torch.compile"] = median_ms(make(batch(lengths), mode), 2.0)
+            table.save()
 
 
 def main() -> int:
@@ -318,34 +373,18 @@ def main() -> int:
     parser.add_argument("--json")
     args = parser.parse_args()
     cuda = smhf_native.backends()["cuda"]
-    reason = "" if cuda["available"] else str(cuda["reason"])
-    rows, peak = plan(), None
-    memory = Row("G10", "training memory F128, 32 rows", "MiB", "<= 0.5x HF")
-    start = Row("G11", "first import to first label", "s", "<= 1.0 s")
+    table = Table(cuda, args.markdown)
+    table.save()
     if cuda["available"]:
         with tempfile.TemporaryDirectory() as folder:
-            Model.from_config(CONFIG, seed=1).save_pretrained(folder)
-            peak = measure(rows, memory, folder, args.seconds)
-            start.ours = cold_start(folder)
-            ways = compare_ways(folder, "")
-    else:
-        ways = compare_ways(None, reason)
-    table = [row for row, *_ in rows] + [memory, start]
-    name = str(cuda.get("name") or "no device") if cuda["available"] else "no device"
-    lines = [
-        f"Device: {name}; bf16 matmul peak " + (f"{peak / 1e12:.0f} TFLOP/s" if peak else "not measured"),
-        "",
-    ]
-    lines += ["| goal | what | ours | share of peak | " + " | ".join(PEERS) + " | must |", "|" + "---|" * 7]
-    lines += ["| " + " | ".join(row.cells(peak, reason)) + " |" for row in table]
-    text = "\n".join(lines + ways) + "\n"
-    print(text)
-    if args.markdown:
-        with open(args.markdown, "w") as file:
-            file.write(text)
+            Model.from_config(CONFIG, seed=1, device="cpu").save_pretrained(folder)
+            measure(table, folder, args.seconds)
+    table.save()
+    print(table.text())
     if args.json:
         with open(args.json, "w") as file:
-            json.dump({"device": cuda, "peak": peak, "rows": [vars(r) for r in table]}, file, default=str)
+            rows = [vars(row) for row in table.rows()]
+            json.dump({"device": cuda, "peak": table.peak, "rows": rows}, file, default=str)
     return 0
 
 

@@ -82,6 +82,13 @@ def _links(program: str, flags: list[str]) -> bool:
 
 
 ZLIB = Library("zlib", ["-lz"], "zlib.h", "zlib1g-dev")
+
+
+def zlib_flags() -> list[str]:
+    """Link flags; none where there is no zlib, and then compressed files are refused."""
+    return ZLIB.flags if ZLIB.found() else []
+
+
 OPENBLAS = Library("OpenBLAS", pkg_flags("openblas", ["-lopenblas"]), "cblas.h", "libopenblas-dev")
 CURL = Library("libcurl", pkg_flags("libcurl", ["-lcurl"]), "curl/curl.h", "libcurl4-openssl-dev")
 OPENSSL = Library("OpenSSL", ["-lcrypto"], "openssl/evp.h", "libssl-dev")
@@ -125,7 +132,9 @@ def cflags(sanitize: str = "") -> list[str]:
 
 
 def extra_cflags(source: Path) -> list[str]:
-    """Flags of one file: -Wconversion in parsers; the CPU's inner loops need vectors."""
+    """Flags of one file: -Wconversion in parsers; the CPU's inner loops need vectors; zlib's door."""
+    if source.name == "inflate.c" and not ZLIB.found():
+        return ["-DSMHF_NO_ZLIB"]
     if source.name.startswith("cpu_kernels_"):
         return ["-fno-trapping-math"]  # lets selects become vector blends; results are the same
     return ["-Wconversion"] if source.name in CONVERSION_SOURCES else []
@@ -203,7 +212,7 @@ def build_core(folder: Path, lib_folder: Path, sanitize: str = "") -> Path:
     version_script = CSRC / "libsmhf.map"
     objects = compile_all(core_sources(), cflags(sanitize), folder)
     flags = ["-shared", "-Wl,-soname,libsmhf.so", f"-Wl,--version-script={version_script}",
-             "-Wl,-Bsymbolic-functions", "-Wl,-z,defs", "-lz", "-lm", "-ldl"]  # fmt: skip
+             "-Wl,-Bsymbolic-functions", "-Wl,-z,defs", *zlib_flags(), "-lm", "-ldl"]  # fmt: skip
     if sanitize:
         flags = [f for f in flags if f != "-Wl,-z,defs"] + [f"-fsanitize={sanitize}"]
     return link(lib_folder / "libsmhf.so", objects, flags)
@@ -274,7 +283,7 @@ def build_program(source: Path, sanitize: str, extra: list[str] | None = None) -
     folder = flavour(sanitize)
     flags = [*cflags(sanitize), f"-I{ROOT / 'tests' / 'c'}", f"-I{ROOT / 'tests'}"]
     room = source.stem.split("_", 1)[1]
-    libraries = ["-lz", "-lm", "-ldl"]
+    libraries = [*zlib_flags(), "-lm", "-ldl"]
     rooms = list(CORE_ROOMS)
     if room in ("invoker", "sigv4", "oom_invoker"):
         rooms.append("invoker")
@@ -485,7 +494,7 @@ def command_cudahost(args: argparse.Namespace) -> int:
             continue
         objects = compile_all([source, *core_sources()], flags, folder)
         program = link(folder / "bin" / source.stem, [*objects, *backend],
-                       ["-lz", "-lm", "-ldl", *(["-lstdc++"] if backend else []), *sanitizer])  # fmt: skip
+                       [*zlib_flags(), "-lm", "-ldl", *(["-lstdc++"] if backend else []), *sanitizer])  # fmt: skip
         if args.run:
             print(f"== {source.stem}", flush=True)
             env = _test_environment(args.sanitize)
@@ -564,7 +573,8 @@ def print_table() -> None:
     """The table of rooms: built or why not."""
     rows = [(f"room {room}", room_reason(room)) for room in MODULES]
     blas = None if OPENBLAS.found() else f"plain C matmul ({OPENBLAS.package} not found)"
-    rows += [("OpenBLAS provider", blas), ("CUDA plugin", cuda_reason())]
+    zlib = None if ZLIB.found() else f"compressed files are refused ({ZLIB.package} not found)"
+    rows += [("zlib", zlib), ("OpenBLAS provider", blas), ("CUDA plugin", cuda_reason())]
     for name, reason in rows:
         print(f"  {'✗' if reason else '✓'} {name}" + (f": {reason}" if reason else ""))
 

@@ -4,9 +4,10 @@
 #     tools/device_check.sh            everything; under 8 minutes
 #     tools/device_check.sh --dry      without a GPU: everything except what needs the device
 #
-# Needs Python 3.11 or later with NumPy, a C++ compiler, nvcc 13 and cuBLASLt (toolkit, or
-# pip install nvidia-cublas). No OpenBLAS, no libcurl. Peers (torch, transformers) are measured where
-# they are installed. The table goes to standard output and to build/device_check.md.
+# Needs Python 3.11 or later with its headers, NumPy and setuptools, a C++ compiler, nvcc 13 and cuBLASLt
+# (toolkit, or pip install nvidia-cublas): nothing is fetched. No OpenBLAS, no libcurl, no zlib: rooms
+# that lack a library are left out. Peers (torch, transformers) are measured where they are installed.
+# The table goes to standard output and to build/device_check.md, with $OUT set also there.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -17,6 +18,7 @@ log=build/device_check.log
 table=build/device_check.md
 mkdir -p build
 : >"$log"
+rm -f "$table" build/bench_gpu.md
 rows=()
 failed=0
 
@@ -26,26 +28,50 @@ check() {
     local name=$1 limit=$2
     shift 2
     echo "== $name: $*" >>"$log"
-    if timeout "$limit" "$@" >>"$log" 2>&1; then
-        row "$name" "ok"
+    local status=0 before=$SECONDS
+    timeout "$limit" "$@" >>"$log" 2>&1 || status=$?
+    if [ $status = 0 ]; then
+        row "$name" "ok, $((SECONDS - before)) s"
+    elif [ $status = 124 ]; then
+        row "$name" "STOPPED after $limit s"
+        failed=1
     else
-        row "$name" "FAILED (status $?, see $log)"
+        row "$name" "FAILED (status $status): $(tail -n 1 "$log" | tr '|' '/' | cut -c1-120)"
         failed=1
     fi
 }
+# the same, where it needs the device
 on_device() {
     if [ $dry = 1 ]; then row "$1" "not measured: dry run, no GPU"; else check "$@"; fi
+}
+# What there is before the last step, should it be the one that is stopped.
+write_table() {
+    {
+        echo "| check | result |"
+        echo "|---|---|"
+        printf '%s\n' "${rows[@]}"
+        echo
+        [ -f build/bench_gpu.md ] && cat build/bench_gpu.md
+    } >"$table"
+    if [ -n "${OUT:-}" ] && [ -d "$OUT" ]; then cp "$table" "$log" "$OUT"/; fi
+    return 0
 }
 
 if [ $dry = 0 ] && ! nvidia-smi -L >/dev/null 2>&1; then
     echo "no NVIDIA device here (nvidia-smi -L fails); tools/device_check.sh --dry checks the rest" >&2
     exit 1
 fi
-[ $dry = 0 ] && row "device" "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | head -1)"
+if [ $dry = 0 ]; then
+    row "device" "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | head -1)"
+else
+    row "device" "not measured: dry run, no GPU"
+fi
 row "commit" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+row "python" "$("$python" -c 'import platform; print(platform.python_version())')"
 
 # 1. build: plain matmul for the processor, this machine's architecture only
 export SMHF_BLAS=plain SMHF_REQUIRE=cuda
+unset SMHF_CUDA SMHF_DEVICE
 if [ $dry = 0 ]; then export SMHF_CUDA_ARCHS=${SMHF_CUDA_ARCHS:-native}; else export SMHF_CUDA_ARCHS=${SMHF_CUDA_ARCHS:-90}; fi
 check "build of core, modules and plugin" 240 "$python" setup.py -q build_ext --inplace
 export SMHF_BACKEND_PATH=$PWD/smhf_native/_lib/libsmhf_cuda.so
@@ -68,50 +94,40 @@ else:
 fi
 
 # 3. ops, bf16, graphs, the whole model: the tests of tests/cuda_host on the device
+check "tests compile for the device" 120 "$python" tools/buildconf.py cudahost --device
+for name in ops bf16 graph model; do
+    on_device "cuda_$name on the device" 90 "$python" tools/buildconf.py cudahost --device --run cuda_$name
+done
 if [ $dry = 1 ]; then
-    check "tests compile for the device" 120 "$python" tools/buildconf.py cudahost --device
-    check "ops, bf16, graphs, model on the host" 240 "$python" tools/buildconf.py cudahost --run
-else
-    for name in ops bf16 graph model; do
-        on_device "cuda_$name on the device" 120 "$python" tools/buildconf.py cudahost --device --run cuda_$name
-    done
+    check "ops, bf16, graphs, model on the host" 400 "$python" tools/buildconf.py cudahost --run
 fi
 
-# 3b. the kernels for Hopper alone under the sanitizer: they were written without one
-if [ $dry = 0 ]; then
-    check "kernels for sm_90a agree (SMHF_CUDA_SM90A=1)" 90 env SMHF_CUDA_SM90A=1 SMHF_CUDA_GEMM=own \
-        build/obj/device/bin/test_cuda_model
-else
-    row "kernels for sm_90a agree" "not measured: dry run, no GPU"
-fi
+# 3b. the kernels for Hopper alone: they were written without one
+on_device "kernels for sm_90a agree (SMHF_CUDA_SM90A=1)" 60 env SMHF_CUDA_SM90A=1 SMHF_CUDA_GEMM=own \
+    build/obj/device/bin/test_cuda_model
+write_table
 
 # 4. compute-sanitizer over the op tests
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
 for tool in memcheck racecheck; do
-    if [ -n "$sanitizer" ]; then
-        on_device "compute-sanitizer $tool" 90 "$sanitizer" --tool $tool --error-exitcode 9 \
+    if [ $dry = 1 ] || [ -n "$sanitizer" ]; then
+        on_device "compute-sanitizer $tool" 60 "$sanitizer" --tool $tool --error-exitcode 9 \
             build/obj/device/bin/test_cuda_ops --quick
     else
         row "compute-sanitizer $tool" "not measured: compute-sanitizer is not installed"
     fi
 done
 
-# 5. time, beside the peers of the same run
+# 5. time, beside the peers of the same run; what was measured before the limit is kept
+write_table
 if [ $dry = 1 ]; then
     check "benchmark runs without a GPU" 120 "$python" benchmarks/bench_gpu.py --markdown build/bench_gpu.md
 else
-    left=$((460 - (SECONDS - started)))
+    left=$((465 - (SECONDS - started)))
     check "benchmark" $((left > 60 ? left : 60)) "$python" benchmarks/bench_gpu.py \
         --seconds $((left > 90 ? left - 30 : 60)) --markdown build/bench_gpu.md
 fi
-
-{
-    echo "| check | result |"
-    echo "|---|---|"
-    printf '%s\n' "${rows[@]}"
-    echo
-    [ -f build/bench_gpu.md ] && cat build/bench_gpu.md
-} >"$table"
+write_table
 echo
 cat "$table"
 echo

@@ -7,7 +7,11 @@
 #include <stddef.h>
 #include <string.h>
 #include <unistd.h>
+#ifdef SMHF_NO_ZLIB
+#include "common/zlib_absent.h"
+#else
 #include <zlib.h>
+#endif
 
 #define WINDOW ((size_t)64 * 1024)
 #define GZIP_WINDOW_BITS (15 + 16)
@@ -21,6 +25,14 @@ static void *zlib_alloc(void *opaque, unsigned count, unsigned size) {
 static void zlib_free(void *opaque, void *block) {
     (void)opaque;
     smhf_free(block);
+}
+
+static smhf_status fail_start(int code, const char *path, smhf_error *err) {
+    if (code == Z_VERSION_ERROR) {
+        return smhf_fail(err, SMHF_E_UNSUPPORTED, "%s: this build has no zlib for compressed files",
+                         path);
+    }
+    return smhf_fail_nomem(err, path, WINDOW);
 }
 
 struct smhf_inflate {
@@ -85,8 +97,9 @@ smhf_status smhf_inflate_open(const char *path, smhf_inflate **out, smhf_error *
     if (stream->gzip) {
         stream->z.zalloc = zlib_alloc;
         stream->z.zfree = zlib_free;
-        if (inflateInit2(&stream->z, GZIP_WINDOW_BITS) != Z_OK) {
-            status = smhf_fail_nomem(err, path, WINDOW);
+        const int code = inflateInit2(&stream->z, GZIP_WINDOW_BITS);
+        if (code != Z_OK) {
+            status = fail_start(code, path, err);
             goto done;
         }
         stream->z_ready = 1;
@@ -233,9 +246,11 @@ smhf_status smhf_deflate_open(const char *path, smhf_deflate **out, smhf_error *
     }
     stream->z.zalloc = zlib_alloc;
     stream->z.zfree = zlib_free;
-    if (deflateInit2(&stream->z, 6, Z_DEFLATED, GZIP_WINDOW_BITS, 8, Z_DEFAULT_STRATEGY) != Z_OK) {
+    const int code =
+        deflateInit2(&stream->z, 6, Z_DEFLATED, GZIP_WINDOW_BITS, 8, Z_DEFAULT_STRATEGY);
+    if (code != Z_OK) {
         smhf_deflate_abort(stream);
-        return smhf_fail_nomem(err, path, WINDOW);
+        return fail_start(code, path, err);
     }
     stream->z_ready = 1;
     *out = stream;

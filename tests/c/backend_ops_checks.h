@@ -265,6 +265,49 @@ static void check_special_values(ops_context *ctx) {
     ctx_sync(ctx);
     CHECK(isnan(back.grad_norm));
     CHECK(isnan(back.clip_scale));
+    CHECK_INT(back.halted, 1);
+    ctx_release(ctx);
+}
+
+/* A bad step, and the good ones behind it, leave the parameters alone until the host says so. */
+static void check_halting(ops_context *ctx) {
+    enum { N = 40 };
+    const smhf_adamw_options options = {0.9, 0.999, 1e-8};
+    ops_array p = array_in(ctx, 1, N, 1), g = array_in(ctx, 1, N, 1);
+    ops_array m = array_in(ctx, 1, N, 1), v = array_in(ctx, 1, N, 1);
+    const smhf_segment segment = {p.t.data, g.t.data, m.t.data, v.t.data, N, 0.1f, 1.0f};
+    smhf_step given = {0}, back = {0};
+    given.learning_rate = 0.1f;
+    given.bias_correction1 = 0.1f;
+    given.bias_correction2_sqrt = 0.03f;
+    for (int i = 0; i < N; i++) {
+        v.values[i] = fabs(v.values[i]);
+    }
+    array_upload(ctx, &v);
+    for (int part = 0; part < 5; part++) {
+        /* good; a bad loss; good but behind it; cleared; bad gradients */
+        const int changes = part == 0 || part == 3;
+        ops_array before = p;
+        float kept[N];
+        given.loss_sum = part == 1 ? INFINITY : 1.0f;
+        given.halted = 0;
+        g.values[33] = part == 4 ? NAN : 0.5;
+        array_upload(ctx, &g);
+        array_fetch(ctx, &before);
+        memcpy(kept, before.host, sizeof kept);
+        if (part == 0 || part == 3) {
+            ctx->be->upload(ctx->dev, ctx->step, &given, sizeof given);
+        } else {
+            ctx->be->upload(ctx->dev, ctx->step, &given, offsetof(smhf_step, grad_norm));
+        }
+        ctx->be->grad_norm(ctx->dev, ctx->step, &segment, 1, 1.0f);
+        ctx->be->adamw(ctx->dev, ctx->step, &segment, 1, &options);
+        ctx->be->download(ctx->dev, &back, ctx->step, sizeof back);
+        array_fetch(ctx, &p);
+        CHECK_INT(back.halted, !changes);
+        CHECK((memcmp(kept, p.host, sizeof kept) != 0) == changes);
+        CHECK(part == 4 ? isnan(back.grad_norm) : isfinite(back.grad_norm));
+    }
     ctx_release(ctx);
 }
 

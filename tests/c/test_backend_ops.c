@@ -295,6 +295,7 @@ static void test_special_values(void) {
     ops_context ctx;
     CHECK(ctx_open(&ctx, "cpu", NULL, NULL));
     check_special_values(&ctx);
+    check_halting(&ctx);
     ctx_close(&ctx);
 }
 

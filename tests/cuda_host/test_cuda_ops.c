@@ -56,6 +56,10 @@ static void test_nan(void) {
     with_device(check_special_values);
 }
 
+static void test_halted_steps(void) {
+    with_device(check_halting);
+}
+
 static void test_allocations(void) {
     with_device(check_steady_state);
 }
@@ -83,6 +87,7 @@ int main(int argc, char **argv) {
     RUN(test_ops_plain_products);
     RUN(test_masks);
     RUN(test_nan);
+    RUN(test_halted_steps);
     RUN(test_allocations);
     smhf_pool_shutdown();
     return smhf_test_finish();
