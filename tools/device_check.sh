@@ -73,7 +73,7 @@ row "python" "$("$python" -c 'import platform; print(platform.python_version())'
 export SMHF_BLAS=plain SMHF_REQUIRE=cuda
 unset SMHF_CUDA SMHF_DEVICE
 if [ $dry = 0 ]; then export SMHF_CUDA_ARCHS=${SMHF_CUDA_ARCHS:-native}; else export SMHF_CUDA_ARCHS=${SMHF_CUDA_ARCHS:-90}; fi
-check "build of core, modules and plugin" 240 "$python" setup.py -q build_ext --inplace
+check "build of core, modules and plugin" $((dry ? 1800 : 200)) "$python" setup.py -q build_ext --inplace
 export SMHF_BACKEND_PATH=$PWD/smhf_native/_lib/libsmhf_cuda.so
 export PYTHONPATH=$PWD
 
@@ -94,12 +94,12 @@ else:
 fi
 
 # 3. ops, bf16, graphs, the whole model: the tests of tests/cuda_host on the device
-check "tests compile for the device" 120 "$python" tools/buildconf.py cudahost --device
+check "tests compile for the device" $((dry ? 600 : 90)) "$python" tools/buildconf.py cudahost --device
 for name in ops bf16 graph model; do
     on_device "cuda_$name on the device" 90 "$python" tools/buildconf.py cudahost --device --run cuda_$name
 done
 if [ $dry = 1 ]; then
-    check "ops, bf16, graphs, model on the host" 400 "$python" tools/buildconf.py cudahost --run
+    check "ops, bf16, graphs, model on the host" 1800 "$python" tools/buildconf.py cudahost --run
 fi
 
 # 3b. the kernels for Hopper alone: they were written without one
@@ -121,7 +121,7 @@ done
 # 5. time, beside the peers of the same run; what was measured before the limit is kept
 write_table
 if [ $dry = 1 ]; then
-    check "benchmark runs without a GPU" 120 "$python" benchmarks/bench_gpu.py --markdown build/bench_gpu.md
+    check "benchmark runs without a GPU" 300 "$python" benchmarks/bench_gpu.py --markdown build/bench_gpu.md
 else
     left=$((465 - (SECONDS - started)))
     check "benchmark" $((left > 60 ? left : 60)) "$python" benchmarks/bench_gpu.py \

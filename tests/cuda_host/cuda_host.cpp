@@ -1,7 +1,9 @@
 /* cuda_host.cpp: CUDA's runtime on the host: memory, streams, events, graphs; see shim/cuda_runtime.h.
  *
  * One lock, one order: work of all streams is queued in the order of submission and runs under the
- * lock. SMHF_CUDA_HOST_MEMORY sets the size of the device in bytes (tests of running out). */
+ * lock. SMHF_CUDA_HOST_MEMORY sets the size of the device in bytes (tests of running out);
+ * SMHF_CUDA_HOST_FAULT=n: when it is waited for the n-th time, the device has met an illegal address,
+ * and answers every later call with that error, as a real one does. */
 #include "cuda_runtime.h"
 
 #include "cuda_fibers.h"
@@ -60,6 +62,21 @@ size_t device_size() {
 cudaError_t fail(cudaError_t error) {
     last_error = error;
     return error;
+}
+
+bool broken;
+
+/* Counts one wait; true when the device is broken, and what was queued is lost. */
+bool meets_fault(bool waiting) {
+    static const char *const text = getenv("SMHF_CUDA_HOST_FAULT");
+    static long waits_left = text != NULL ? atol(text) : -1;
+    if (waiting && waits_left > 0 && --waits_left == 0) {
+        broken = true;
+    }
+    if (broken) {
+        queue.clear();
+    }
+    return broken;
 }
 
 void poison() {
@@ -132,6 +149,10 @@ cudaError_t cudaGetDeviceCount(int *count) {
 }
 
 cudaError_t cudaSetDevice(int device) {
+    guard hold(lock);
+    if (meets_fault(false)) {
+        return fail(cudaErrorIllegalAddress);
+    }
     return device == 0 ? cudaSuccess : fail(cudaErrorInvalidDevice);
 }
 
@@ -181,6 +202,8 @@ const char *cudaGetErrorString(cudaError_t error) {
         return "invalid configuration argument";
     case cudaErrorInvalidDevice:
         return "invalid device ordinal";
+    case cudaErrorIllegalAddress:
+        return "an illegal memory access was encountered";
     case cudaErrorStreamCaptureUnsupported:
         return "operation not permitted when stream is capturing";
     default:
@@ -279,6 +302,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     guard hold(lock);
     if (stream->capture) {
         return fail(cudaErrorStreamCaptureUnsupported);
+    }
+    if (meets_fault(true)) {
+        return fail(cudaErrorIllegalAddress);
     }
     drain();
     return cudaSuccess;

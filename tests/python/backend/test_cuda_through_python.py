@@ -105,6 +105,54 @@ except smhf.errors.BackendError as error:
     assert "cuda:7" in result.stdout and "1 CUDA device" in result.stdout
 
 
+TROUBLE = """
+import sys
+import numpy as np
+import smhf_native as smhf
+
+config = {"model_type": "distilbert", "vocab_size": 60, "dim": 64, "n_heads": 2, "n_layers": 2, "hidden_dim": 96,
+          "max_position_embeddings": 40, "num_labels": 3}
+ids, labels = np.full((int(sys.argv[1]), 32), 7), np.zeros(int(sys.argv[1]), int)
+model = smhf.Model.from_config(config, seed=5, device="cuda")
+trainer = smhf.Trainer(model, total_steps=90)
+try:
+    for _ in range(50):
+        trainer.submit(ids, labels=labels)
+        model(input_ids=ids[:2])
+except (MemoryError, smhf.errors.BackendError) as error:
+    print(type(error).__name__, error)
+if sys.argv[2] == "goes on":
+    print(trainer.step(ids[:4], labels=labels[:4])["step"])
+del trainer, model
+print(smhf.Model.from_config(config, seed=5, device="cpu")(input_ids=ids[:2]).shape)
+"""
+
+
+@pytest.mark.slow
+def test_out_of_memory_is_an_error_with_numbers(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-c", TROUBLE, "4000", "goes on"]
+    result = subprocess.run(
+        command, env=environment | {"SMHF_CUDA_HOST_MEMORY": "104857600"}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    said, step, shape = result.stdout.splitlines()
+    assert said.startswith("MemoryError activations of 128000 tokens in 4000 rows (about "), said
+    assert "tokens would fit" in said and "of 100.0 MiB are free" in said
+    assert (step, shape) == ("1", "(2, 3)")
+
+
+@pytest.mark.slow
+def test_a_broken_device_does_not_end_python(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-c", TROUBLE, "4", "ends"]
+    result = subprocess.run(
+        command, env=environment | {"SMHF_CUDA_HOST_FAULT": "20"}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    said, shape = result.stdout.splitlines()
+    assert said.startswith("BackendError ") and "an illegal memory access" in said, said
+    assert shape == "(2, 3)"
+
+
 def test_auto_warns_where_a_gpu_is_left_unused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "no cuda driver: too old"
     monkeypatch.delenv("SMHF_DEVICE", raising=False)
