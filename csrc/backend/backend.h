@@ -60,7 +60,7 @@ extern "C" {
 #endif
 
 /* Raised by any change of this file that a built plugin could notice. */
-#define SMHF_BACKEND_ABI 5
+#define SMHF_BACKEND_ABI 6
 
 typedef struct smhf_backend smhf_backend; /* the table, below */
 typedef struct smhf_device smhf_device;   /* an open backend, below */
@@ -619,6 +619,14 @@ struct smhf_backend {
      * the largest term), and attention is F32. Off in a device just opened; not changed by
      * failures. */
     void (*refine)(smhf_device *dev, int on);
+
+    /* Encoder layers over all tokens one after the other, without dropout: x [T, H] becomes the
+     * output of the last one; room [T, H] is scratch. `compute` as in attention_fwd. The same
+     * result as the ops they replace, to their tolerance. Returns how many of the first layers it
+     * did, 0 where it has no quicker way; the caller goes on from there. */
+    int32_t (*layers_fwd)(smhf_device *dev, smhf_tensor x, smhf_tensor room,
+                          const smhf_layer *layers, int32_t count, const smhf_pack *pack,
+                          smhf_dtype compute);
 };
 
 /* How many rows an activation has now, as far as the host knows. */

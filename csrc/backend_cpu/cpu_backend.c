@@ -341,6 +341,7 @@ static const smhf_backend cpu_table = {
     .attention_first_fwd = cpu_attention_first_fwd,
     .attention_first_bwd = cpu_attention_first_bwd,
     .refine = cpu_refine,
+    .layers_fwd = cpu_layers_fwd,
 };
 
 const smhf_backend *smhf_cpu_backend(void) {

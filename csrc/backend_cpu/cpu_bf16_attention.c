@@ -122,3 +122,66 @@ void cpu_bf16_attention_body(void *context, size_t begin, size_t end) {
     }
     cpu_slot_give(task->cpu, slot);
 }
+
+/* ---- operands in bf16 already --------------------------------------------------------------- */
+
+static void pack_keys_plain(uint16_t *panels, const uint16_t *rows, int64_t ld, int32_t count,
+                            int32_t size) {
+    for (int32_t key = 0; key < cpu_lowp_round_up(count, CPU_LOWP_COLS); key++) {
+        uint16_t *to = panels + (int64_t)(key / CPU_LOWP_COLS) * CPU_LOWP_COLS * size +
+                       2 * (int64_t)(key % CPU_LOWP_COLS);
+        for (int32_t c = 0; c < size; c++) {
+            to[c / 2 * 2 * CPU_LOWP_COLS + c % 2] = key < count ? rows[key * ld + c] : 0;
+        }
+    }
+}
+
+static void pack_values_plain(uint16_t *panels, const uint16_t *rows, int64_t ld, int32_t count,
+                              int32_t size) {
+    const int32_t padded = cpu_lowp_round_up(count, 2 * CPU_LOWP_LINES);
+    for (int32_t key = 0; key < padded; key++) {
+        for (int32_t c = 0; c < size; c++) {
+            uint16_t *line = panels + (int64_t)(c / CPU_LOWP_COLS) * padded * CPU_LOWP_COLS +
+                             key / 2 * 2 * CPU_LOWP_COLS;
+            line[c % CPU_LOWP_COLS * 2 + key % 2] = key < count ? rows[key * ld + c] : 0;
+        }
+    }
+}
+
+static void scale_plain(float *out, const float *x, float factor, int32_t size) {
+    for (int32_t c = 0; c < size; c++) {
+        out[c] = x[c] * factor;
+    }
+}
+
+void cpu_bf16_attend(const cpu_bf16_head *head, char *scratch) {
+    const cpu_bf16_kernels *bf16 = head->bf16;
+    const int32_t S = head->length, D = head->size;
+    const scratch_map m = map_scratch(S, D);
+    char *keys = scratch + m.keys, *values = scratch + m.values;
+    uint16_t *rounded = (uint16_t *)(void *)(scratch + m.rounded);
+    float *scores = (float *)(void *)(scratch + m.scores);
+    float *sums = (float *)(void *)(scratch + m.out);
+    void (*scale)(float *, const float *, float, int32_t) =
+        bf16->scale != NULL ? bf16->scale : scale_plain;
+    (bf16->pack_keys != NULL ? bf16->pack_keys : pack_keys_plain)((uint16_t *)(void *)keys, head->k,
+                                                                  head->ld, S, D);
+    (bf16->pack_values != NULL ? bf16->pack_values : pack_values_plain)((uint16_t *)(void *)values,
+                                                                        head->v, head->ld, S, D);
+    const int32_t parts = (S + bf16->rows - 1) / bf16->rows;
+    const int32_t part = bf16->whole ? bf16->rows : (S + parts - 1) / parts;
+    for (int32_t first = 0; first < S; first += part) {
+        const int count = S - first < part ? S - first : part;
+        float inverse[TILE_MOST];
+        multiply(bf16, scores, m.score_ld, head->q + first * head->ld, head->ld, keys, S, D, count);
+        for (int i = 0; i < count; i++) {
+            float greatest, *p = scores + i * m.score_ld;
+            inverse[i] = 1.0f / head->kernels->softmax_fwd(p, &greatest, head->scale, NULL, S);
+            bf16->round(rounded + i * m.rounded_ld, p, S, cpu_lowp_round_up(S, 2 * CPU_LOWP_LINES));
+        }
+        multiply(bf16, sums, m.out_ld, rounded, m.rounded_ld, values, D, S, count);
+        for (int i = 0; i < count; i++) {
+            scale(head->out + (first + i) * head->out_ld, sums + i * m.out_ld, inverse[i], D);
+        }
+    }
+}

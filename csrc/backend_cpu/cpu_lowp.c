@@ -245,8 +245,7 @@ const cpu_bf16_kernels *cpu_bf16_kernels_of(const cpu_features *features) {
 }
 
 size_t cpu_lowp_scratch(const cpu_features *features, const smhf_limits *limits) {
-    (void)features;
-    size_t tail = limits->training ? 0 : cpu_i8_tail_scratch(limits->hidden, limits->ffn);
+    size_t tail = limits->training ? 0 : cpu_i8_encoder_scratch(features, limits);
     size_t wide = (size_t)(limits->ffn > limits->hidden ? limits->ffn : limits->hidden);
     size_t fine = limits->training ? 0 : cpu_i8_fine_scratch((int32_t)wide);
     size_t most = tail > slot_bytes() ? tail : slot_bytes();
@@ -260,6 +259,8 @@ size_t cpu_lowp_partials(const cpu_features *features, const smhf_limits *limits
     size_t linear = block_bytes(limits->tokens, cpu_lowp_row_bytes(lines_of(widest, 2), wide));
     if (!limits->training) {
         size_t fine = cpu_i8_fine_partials(limits->tokens, widest);
+        size_t layers = cpu_i8_encoder_partials(features, limits);
+        fine = fine > layers ? fine : layers;
         return linear > fine ? linear : fine;
     }
     int32_t most =

@@ -48,6 +48,21 @@ const struct cpu_bf16_kernels *cpu_bf16_attention_kernels(const cpu_features *fe
 size_t cpu_bf16_attention_scratch(int32_t length, int32_t size);
 void cpu_bf16_attention_body(void *context, size_t begin, size_t end);
 
+/* One head of one sequence from q, k and v in bf16, `ld` apart; size is a multiple of 32. q may be
+ * read (not used) behind the last row, as tiles of `whole` kernels are. The same bits as above. */
+typedef struct cpu_bf16_head {
+    const struct cpu_bf16_kernels *bf16;
+    const cpu_kernels *kernels;
+    const uint16_t *q, *k, *v;
+    int64_t ld;
+    int32_t length, size;
+    float scale;
+    float *out;
+    int64_t out_ld;
+} cpu_bf16_head;
+/* scratch: cpu_bf16_attention_scratch of at least this length */
+void cpu_bf16_attend(const cpu_bf16_head *head, char *scratch);
+
 /* Slot scratch (for each thread) that the products need for a batch up to these limits. */
 size_t cpu_lowp_scratch(const cpu_features *features, const smhf_limits *limits);
 /* The same for the op's own scratch (cpu_partials_reserve). */
@@ -120,6 +135,20 @@ typedef struct cpu_bf16_kernels {
                  int32_t lines, int rows);
     void (*begin)(void);
     void (*end)(void);
+
+    /* The rest may be NULL: then as the plain loops of cpu_bf16_attention.c. */
+    /* kernels->finish_i8 of sums [rows, 32], then `round` of what it gives; without residual, act
+     */
+    void (*finish_i8)(uint16_t *out, int64_t ld, const int32_t *sums, int rows,
+                      const cpu_i8_finish *finish);
+    /* `count` rows of `size` bf16 (a multiple of 32) become panels as cpu_bf16_pack makes them:
+     * keys are the outputs of theirs, features the outputs of the values' */
+    void (*pack_keys)(uint16_t *panels, const uint16_t *rows, int64_t ld, int32_t count,
+                      int32_t size);
+    void (*pack_values)(uint16_t *panels, const uint16_t *rows, int64_t ld, int32_t count,
+                        int32_t size);
+    /* out[i] = x[i] * factor */
+    void (*scale)(float *out, const float *x, float factor, int32_t size);
 } cpu_bf16_kernels;
 
 /* What these features run. Every int8 kernel with the same levels gives the same bits. */
@@ -201,6 +230,11 @@ void cpu_i8_add_outliers(float *out, int64_t ld, const cpu_i8_outliers *list,
 size_t cpu_i8_tail_scratch(int32_t hidden, int32_t ffn);
 int cpu_layer_tail_fwd(smhf_device *dev, smhf_tensor out, smhf_tensor context, smhf_tensor residual,
                        const smhf_layer *layer, const smhf_pack *pack, smhf_axis axis);
+/* layers_fwd of backend.h, the slot scratch and the op's own that it needs. */
+size_t cpu_i8_encoder_scratch(const cpu_features *features, const smhf_limits *limits);
+size_t cpu_i8_encoder_partials(const cpu_features *features, const smhf_limits *limits);
+int32_t cpu_layers_fwd(smhf_device *dev, smhf_tensor x, smhf_tensor room, const smhf_layer *layers,
+                       int32_t count, const smhf_pack *pack, smhf_dtype compute);
 
 /* The products with given kernels and panels, for the linear layers and the tests. `m` rows of a;
  * the epilogue as in cpu_product. panels NULL: bf16 panels are made of b [k, n] (weight gradient;

@@ -94,6 +94,22 @@ void smhf_layer_forward(const smhf_pass *pass, int l) {
                                smhf_pass_drop(pass, SMHF_DROP_FFN, l));
 }
 
+/* Inference, layers whose input and output lie in one place: as many from `l` on as the device has
+ * a quicker way for. */
+static int layers_at_once(const smhf_pass *pass, int l) {
+    const smhf_backend *be = pass->dev->backend;
+    const smhf_layer_activations *a = &pass->plan->layers[l];
+    int count = pass->net->config->layers - l;
+    count -= smhf_config_cls_layer(pass->net->config, l + count - 1) ? 1 : 0;
+    if (pass->plan->shape.training || be->layers_fwd == NULL || count == 0) {
+        return 0;
+    }
+    SMHF_ASSERT(a->x.data == a->out.data);
+    smhf_pass_check(pass);
+    return be->layers_fwd(pass->dev, a->x, a->context, &pass->net->layers[l], count, pass->pack,
+                          pass->net->compute);
+}
+
 void smhf_forward(const smhf_pass *pass) {
     const smhf_plan *plan = pass->plan;
     const int layers = pass->net->config->layers;
@@ -103,8 +119,12 @@ void smhf_forward(const smhf_pass *pass) {
     pass->dev->backend->embedding_fwd(pass->dev, plan->embedded, plan->embedded_stats, &tables,
                                       pass->net->config->layernorm_eps, pass->pack,
                                       smhf_pass_drop(pass, SMHF_DROP_EMBEDDING, 0));
-    for (int l = 0; l < layers; l++) {
-        smhf_layer_forward(pass, l);
+    for (int l = 0; l < layers;) {
+        const int done = layers_at_once(pass, l);
+        if (done == 0) {
+            smhf_layer_forward(pass, l);
+        }
+        l += done > 0 ? done : 1;
     }
     smhf_head_forward(pass, plan->layers[layers - 1].out);
 }
