@@ -11,33 +11,75 @@
 #define WIDE_VNNI __attribute__((target(TARGET ",avx512vnni")))
 #define TILE_ROWS 12
 
+/* Least and greatest of a row (and 0), and the greatest magnitude as an integer, by which infinity
+ * and NaN come last. */
+typedef struct row_range {
+    __m512 least, greatest;
+    __m512i magnitude;
+} row_range;
+
+WIDE static inline void range_add(row_range *range, __m512 v) {
+    const __m512i bits = _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7FFFFFFF));
+    range->least = _mm512_min_ps(range->least, v);
+    range->greatest = _mm512_max_ps(range->greatest, v);
+    range->magnitude = _mm512_max_epi32(range->magnitude, bits);
+}
+
+WIDE static inline row_range range_of(const float *x, int32_t k) {
+    const row_range none = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_si512()};
+    row_range a = none, b = none; /* two, so that one need not wait for the other */
+    int32_t i = 0;
+    for (; i + 32 <= k; i += 32) {
+        range_add(&a, _mm512_loadu_ps(x + i));
+        range_add(&b, _mm512_loadu_ps(x + i + 16));
+    }
+    for (; i < k; i += 16) {
+        const __mmask16 part = k - i >= 16 ? 0xFFFF : (__mmask16)((1u << (k - i)) - 1);
+        range_add(&a, _mm512_maskz_loadu_ps(part, x + i));
+    }
+    a.least = _mm512_min_ps(a.least, b.least);
+    a.greatest = _mm512_max_ps(a.greatest, b.greatest);
+    a.magnitude = _mm512_max_epi32(a.magnitude, b.magnitude);
+    return a;
+}
+
+/* Rounded products of 32 floats in 16 bits, in quarters that packing to 8 bits sorts on. */
+WIDE static inline __m512i halves_of(const float *x, __m512 factor, __m512i zero, __m512i top) {
+    const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), factor));
+    const __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16), factor));
+    return _mm512_min_epi16(_mm512_add_epi16(_mm512_packs_epi32(low, high), zero), top);
+}
+
 WIDE void cpu_i8_quantize_avx512(uint8_t *q, cpu_i8_row *row, const float *x, int32_t k,
                                  int32_t padded, int levels) {
-    __m512 least = _mm512_setzero_ps(), greatest = _mm512_setzero_ps();
-    __m512 nothing = _mm512_setzero_ps(); /* 0 times a finite number: else it becomes NaN */
-    for (int32_t i = 0; i < k; i += 16) {
-        __mmask16 part = k - i >= 16 ? 0xFFFF : (__mmask16)((1u << (k - i)) - 1);
-        __m512 v = _mm512_maskz_loadu_ps(part, x + i);
-        least = _mm512_min_ps(least, v);
-        greatest = _mm512_max_ps(greatest, v);
-        nothing = _mm512_fmadd_ps(v, _mm512_setzero_ps(), nothing);
-    }
-    int finite = _mm512_cmp_ps_mask(nothing, nothing, _CMP_EQ_OQ) == 0xFFFF;
-    float inverse = cpu_i8_row_init(row, _mm512_reduce_min_ps(least),
-                                    _mm512_reduce_max_ps(greatest), finite, levels);
+    const row_range range = range_of(x, k);
+    const int finite = _mm512_cmpge_epi32_mask(range.magnitude, _mm512_set1_epi32(0x7F800000)) == 0;
+    float inverse = cpu_i8_row_init(row, _mm512_reduce_min_ps(range.least),
+                                    _mm512_reduce_max_ps(range.greatest), finite, levels);
     if (inverse == 0.0f) {
         memset(q, 0, (size_t)padded);
         return;
     }
     /* x >= the least, so n >= 0 without asking; levels + 1 can come out where both parts of the
      * sum are rounded up */
-    const __m512i zero = _mm512_set1_epi32(row->zero), top = _mm512_set1_epi32(levels);
     const __m512 factor = _mm512_set1_ps(inverse);
-    for (int32_t i = 0; i < padded; i += 16) {
-        int32_t left = k - i;
-        __mmask16 part = left >= 16 ? 0xFFFF : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
-        __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(part, x + i), factor);
-        __m512i n = _mm512_min_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(v), zero), top);
+    const __m512i zero = _mm512_set1_epi16((short)row->zero);
+    const __m512i top = _mm512_set1_epi16((short)levels);
+    const __m512i sorted = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    int32_t i = 0;
+    for (; i + 64 <= k; i += 64) {
+        const __m512i low = halves_of(x + i, factor, zero, top);
+        const __m512i high = halves_of(x + i + 32, factor, zero, top);
+        const __m512i bytes = _mm512_packus_epi16(low, high);
+        _mm512_storeu_si512(q + i, _mm512_permutexvar_epi32(sorted, bytes));
+    }
+    for (; i < padded; i += 16) {
+        const int32_t left = k - i;
+        const __mmask16 part = left >= 16 ? 0xFFFF : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
+        const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(part, x + i), factor);
+        const __m512i n =
+            _mm512_min_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(row->zero)),
+                             _mm512_set1_epi32(levels));
         _mm_store_si128((__m128i *)(q + i), _mm512_maskz_cvtepi32_epi8(part, n));
     }
 }

@@ -34,13 +34,18 @@ static int32_t tallest_block(int32_t hidden, int32_t ffn) {
     return rows > BLOCK_LEAST ? (int32_t)rows : BLOCK_LEAST;
 }
 
+/* Rows a multiple of 4 KiB apart would all want the same place in cache. */
+static int64_t wide_ld(int32_t ffn) {
+    return (int64_t)ffn + 32;
+}
+
 cpu_i8_tail cpu_i8_tail_of(const cpu_i8_run *run, int32_t hidden, int32_t ffn, int32_t block) {
     cpu_i8_tail t = {.run = *run, .hidden = hidden, .ffn = ffn};
     t.block = block > 0 ? block : tallest_block(hidden, ffn);
     t.row_bytes = (int64_t)widest_row(hidden, ffn);
     t.hidden_at = ((size_t)t.block * sizeof(cpu_i8_row) + 63) / 64 * 64;
     t.wide_at = t.hidden_at + (size_t)t.block * (size_t)hidden * sizeof(float);
-    t.q_at = t.wide_at + (size_t)t.block * (size_t)ffn * sizeof(float);
+    t.q_at = t.wide_at + (size_t)t.block * (size_t)wide_ld(ffn) * sizeof(float);
     t.end = t.q_at + (size_t)(t.block + ROWS_PADDED) * (size_t)t.row_bytes;
     return t;
 }
@@ -108,12 +113,12 @@ void cpu_i8_tail_block(const cpu_i8_tail *tail, const cpu_i8_layer *l, char *scr
     product(tail, &q, hidden, H, b->context, b->context_ld, rows, &l->projection, &projection);
     normalize(tail, hidden, H, rows, w->attention_gamma, w->attention_beta, w->eps, &q, &l->first);
     const cpu_i8_finish first = {.bias = w->ffn1_bias.data, .act = w->act};
-    product(tail, &q, wide, F, hidden, H, rows, &l->first, &first);
+    product(tail, &q, wide, wide_ld(F), hidden, H, rows, &l->first, &first);
     for (int32_t r = 0; r < rows; r++) {
-        quantize(&tail->run, &q, r, wide + (int64_t)r * F, &l->second);
+        quantize(&tail->run, &q, r, wide + r * wide_ld(F), &l->second);
     }
     const cpu_i8_finish second = {.bias = w->ffn2_bias.data, .residual = hidden, .residual_ld = H};
-    product(tail, &q, b->out, b->out_ld, wide, F, rows, &l->second, &second);
+    product(tail, &q, b->out, b->out_ld, wide, wide_ld(F), rows, &l->second, &second);
     normalize(tail, b->out, b->out_ld, rows, w->output_gamma, w->output_beta, w->eps, &b->next,
               &l->projection); /* the next layer's q, k, v take rows of the same width */
 }
