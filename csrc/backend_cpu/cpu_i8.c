@@ -325,6 +325,8 @@ void cpu_i8_panel_run(const cpu_i8_run *run, const cpu_i8_matrix *m, int32_t pan
     /* tiles of one height, or nearly: a last one of few rows would run slowly */
     const int32_t parts = (rows + i8->rows - 1) / i8->rows;
     const int32_t part = i8->whole ? i8->rows : (rows + parts - 1) / parts;
+    const int8_t *next =
+        (panel + 1) * CPU_I8_COLS < m->n ? weights + (size_t)m->lines * CPU_LOWP_LINE : NULL;
     finish.scales = m->scales + panel * CPU_I8_COLS;
     finish.totals = m->totals + panel * CPU_I8_COLS;
     for (int32_t r = 0; r < rows; r += part) {
@@ -334,9 +336,13 @@ void cpu_i8_panel_run(const cpu_i8_run *run, const cpu_i8_matrix *m, int32_t pan
         for (int i = 0; i < count; i++) { /* written after the tile: the lines come meanwhile */
             __builtin_prefetch(to + i * ld, 1);
             __builtin_prefetch(to + i * ld + 16, 1);
+            if (residual != NULL && residual != out) {
+                __builtin_prefetch(residual + (r + i) * finish.residual_ld);
+                __builtin_prefetch(residual + (r + i) * finish.residual_ld + 16);
+            }
         }
-        i8->tile(sums, a->q + (int64_t)(first + r) * a->row_bytes, a->row_bytes, weights, m->lines,
-                 count);
+        cpu_i8_tile(i8, sums, a->q + (int64_t)(first + r) * a->row_bytes, a->row_bytes, weights,
+                    m->lines, count, next, r / part, parts);
         finish.rows = a->rows + first + r;
         finish.residual = residual != NULL ? residual + r * finish.residual_ld : NULL;
         if (list->count == 0) {

@@ -104,6 +104,8 @@ WIDE void cpu_i8_quantize_avx512(uint8_t *q, cpu_i8_row *row, const float *x, in
             sum[r][0] = DOT(sum[r][0], x, w0);                                                     \
             sum[r][1] = DOT(sum[r][1], x, w1);                                                     \
         }                                                                                          \
+        _mm_prefetch(ahead, _MM_HINT_T0);                                                          \
+        ahead += step;                                                                             \
         panel += CPU_LOWP_LINE;                                                                    \
         at[0] += 4;                                                                                \
         at[1] += 4;                                                                                \
@@ -139,13 +141,24 @@ WIDE void cpu_i8_quantize_avx512(uint8_t *q, cpu_i8_row *row, const float *x, in
         break;                                                                                     \
     }
 
-WIDE_VNNI static void tile_vnni(int32_t *sums, const uint8_t *a, int64_t lda, const int8_t *panel,
-                                int32_t lines, int rows){TILE_SWITCH(VNNI)}
+WIDE_VNNI static void fetching_vnni(int32_t *sums, const uint8_t *a, int64_t lda,
+                                    const int8_t *panel, int32_t lines, int rows, const char *ahead,
+                                    int64_t step){TILE_SWITCH(VNNI)}
 
-WIDE static void tile_madd(int32_t *sums, const uint8_t *a, int64_t lda, const int8_t *panel,
-                           int32_t lines, int rows) {
+WIDE static void fetching_madd(int32_t *sums, const uint8_t *a, int64_t lda, const int8_t *panel,
+                               int32_t lines, int rows, const char *ahead, int64_t step) {
     const __m512i ones = _mm512_set1_epi16(1);
     TILE_SWITCH(MADD)
+}
+
+static void tile_vnni(int32_t *sums, const uint8_t *a, int64_t lda, const int8_t *panel,
+                      int32_t lines, int rows) {
+    fetching_vnni(sums, a, lda, panel, lines, rows, (const char *)panel, 0);
+}
+
+static void tile_madd(int32_t *sums, const uint8_t *a, int64_t lda, const int8_t *panel,
+                      int32_t lines, int rows) {
+    fetching_madd(sums, a, lda, panel, lines, rows, (const char *)panel, 0);
 }
 
 const cpu_i8_kernels cpu_i8_avx512_vnni = {
@@ -154,6 +167,7 @@ const cpu_i8_kernels cpu_i8_avx512_vnni = {
     .levels = 255,
     .quantize = cpu_i8_quantize_avx512,
     .tile = tile_vnni,
+    .tile_fetching = fetching_vnni,
 };
 
 const cpu_i8_kernels cpu_i8_avx512 = {
@@ -162,5 +176,6 @@ const cpu_i8_kernels cpu_i8_avx512 = {
     .levels = 127,
     .quantize = cpu_i8_quantize_avx512,
     .tile = tile_madd,
+    .tile_fetching = fetching_madd,
 };
 #endif

@@ -107,10 +107,11 @@ static void quantize_rows(const encoder_task *task, int32_t row, int32_t q_row, 
 
 /* One panel of outputs for all rows of `a`, in bf16. */
 static void project_panel(const encoder_task *task, const cpu_i8_matrix *m, int32_t panel,
-                          const cpu_i8_activations *a, int32_t rows, const float *bias,
-                          uint16_t *out, int64_t ld) {
+                          int32_t next, const cpu_i8_activations *a, int32_t rows,
+                          const float *bias, uint16_t *out, int64_t ld) {
     const cpu_i8_kernels *i8 = task->run.i8;
-    const int8_t *weights = m->panels + (size_t)panel * (size_t)m->lines * CPU_LOWP_LINE;
+    const size_t bytes = (size_t)m->lines * CPU_LOWP_LINE;
+    const int8_t *weights = m->panels + (size_t)panel * bytes;
     const int exact = cpu_i8_outliers_of(m->outliers, panel, m->k)->count == 0;
     const int32_t parts = (rows + i8->rows - 1) / i8->rows;
     const int32_t part = i8->whole ? i8->rows : (rows + parts - 1) / parts;
@@ -121,7 +122,8 @@ static void project_panel(const encoder_task *task, const cpu_i8_matrix *m, int3
         const int count = rows - r < part ? rows - r : part;
         if (exact && task->bf16->finish_i8 != NULL) {
             int32_t sums[32 * CPU_I8_COLS];
-            i8->tile(sums, a->q + r * a->row_bytes, a->row_bytes, weights, m->lines, count);
+            cpu_i8_tile(i8, sums, a->q + r * a->row_bytes, a->row_bytes, weights, m->lines, count,
+                        m->panels + (size_t)next * bytes, r / part, parts);
             finish.rows = a->rows + r;
             task->bf16->finish_i8(out + r * ld, ld, sums, count, &finish);
             continue;
@@ -135,6 +137,11 @@ static void project_panel(const encoder_task *task, const cpu_i8_matrix *m, int3
     }
 }
 
+/* Where column i of a head's q | k | v lies among all heads'. */
+static int32_t column_of(int32_t i, int32_t hidden, int32_t size, int32_t head) {
+    return i / size * hidden + head * size + i % size;
+}
+
 /* q, k and v of one head, then its attention. */
 static void run_head(const encoder_task *task, const cpu_i8_layer *layer, const seq_group *g,
                      int32_t head, char *scratch) {
@@ -146,12 +153,12 @@ static void run_head(const encoder_task *task, const cpu_i8_layer *layer, const 
                                   cpu_row(task->x, g->row), task->x.ld};
     uint16_t *qkv = (uint16_t *)(void *)scratch;
     const int64_t ld = 3 * D;
-    for (int32_t part = 0; part < 3; part++) {
-        for (int32_t c = 0; c < D; c += CPU_I8_COLS) {
-            const int32_t col = part * H + head * D + c;
-            project_panel(task, m, col / CPU_I8_COLS, &a, g->rows, bias != NULL ? bias + col : NULL,
-                          qkv + part * D + c, ld);
-        }
+    for (int32_t i = 0; i < 3 * D; i += CPU_I8_COLS) {
+        const int32_t col = column_of(i, H, D, head);
+        const int32_t next = i + CPU_I8_COLS < 3 * D ? column_of(i + CPU_I8_COLS, H, D, head)
+                                                     : column_of(0, H, D, (head + 1) % task->heads);
+        project_panel(task, m, col / CPU_I8_COLS, next / CPU_I8_COLS, &a, g->rows,
+                      bias != NULL ? bias + col : NULL, qkv + i, ld);
     }
     for (int32_t b = g->sequence; b < g->sequence + g->sequences; b++) {
         const int32_t row = task->pack->cu_seqlens[b];

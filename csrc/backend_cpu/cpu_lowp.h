@@ -118,6 +118,10 @@ typedef struct cpu_i8_kernels {
     /* sums [rows, 32] = a [rows, 4 * lines] x panel, exact */
     void (*tile)(int32_t *sums, const uint8_t *a, int64_t lda, const int8_t *panel, int32_t lines,
                  int rows);
+    /* The same (may be NULL); a cache line at `ahead`, `step` bytes further at each line, is
+     * fetched into the first cache on the way. */
+    void (*tile_fetching)(int32_t *sums, const uint8_t *a, int64_t lda, const int8_t *panel,
+                          int32_t lines, int rows, const char *ahead, int64_t step);
     void (*begin)(void); /* around a thread's share of tiles; may be NULL */
     void (*end)(void);
 } cpu_i8_kernels;
@@ -225,6 +229,20 @@ void cpu_i8_panel_run(const cpu_i8_run *run, const cpu_i8_matrix *m, int32_t pan
 /* out [rows, 32] += a panel's outliers times the activations they meet; out is row `first`'s. */
 void cpu_i8_add_outliers(float *out, int64_t ld, const cpu_i8_outliers *list,
                          const cpu_i8_activations *a, int32_t first, int rows);
+
+/* Tile `index` of the `count` that use a panel. Each fetches its share of the panel that comes next
+ * (NULL: unknown): the processor alone fetches too late, and the first tile of each panel waits. */
+static inline void cpu_i8_tile(const cpu_i8_kernels *i8, int32_t *sums, const uint8_t *a,
+                               int64_t lda, const int8_t *panel, int32_t lines, int rows,
+                               const int8_t *next, int32_t index, int32_t count) {
+    if (i8->tile_fetching == NULL || next == NULL) {
+        i8->tile(sums, a, lda, panel, lines, rows);
+        return;
+    }
+    const int64_t step = (CPU_LOWP_LINE + count - 1) / count;
+    i8->tile_fetching(sums, a, lda, panel, lines, rows, (const char *)next + index * step * lines,
+                      step);
+}
 
 /* layer_tail_fwd of backend.h, and the slot scratch that it needs. */
 size_t cpu_i8_tail_scratch(int32_t hidden, int32_t ffn);

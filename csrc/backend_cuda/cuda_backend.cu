@@ -395,11 +395,8 @@ static const smhf_backend cuda_table = {
     .layer_tail_fwd = NULL,
     .attention_first_fwd = NULL,
     .attention_first_bwd = NULL,
-<<<<<<< HEAD
     .refine = NULL,
-=======
     .layers_fwd = NULL,
->>>>>>> 635894c (int8 layers in one call: q, k and v of a head in bf16 beside its attention; groups of sequences through all layers)
 };
 
 extern "C" const smhf_backend *smhf_backend_entry(void) {
