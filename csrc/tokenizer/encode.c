@@ -295,8 +295,8 @@ static smhf_status put_rows(const batch *b, smhf_worker *worker, size_t sample, 
 /* --- Chunks ---------------------------------------------------------------------------------- */
 
 static smhf_status encode_side(const batch *b, smhf_worker *worker, const smhf_text_view *texts,
-                               const size_t *starts, const char *name, size_t row, smhf_pieces *out,
-                               smhf_error *err) {
+                               const size_t *starts, const char *name, size_t row, size_t end,
+                               smhf_pieces *out, smhf_error *err) {
     smhf_status status = SMHF_OK;
     smhf_segment_options how = {
         .split_special = b->options->split_special_tokens,
@@ -306,6 +306,7 @@ static smhf_status encode_side(const batch *b, smhf_worker *worker, const smhf_t
     };
     out->count = 0;
     if (starts == NULL) {
+        how.next = (b->pairs == NULL && row + 1 < end) ? &texts[row + 1] : NULL;
         status = smhf_segment_text(b->tokenizer, worker, &texts[row], &how, out, err);
     } else {
         for (size_t i = starts[row]; i < starts[row + 1] && status == SMHF_OK; i++) {
@@ -319,13 +320,15 @@ static smhf_status encode_side(const batch *b, smhf_worker *worker, const smhf_t
     return status;
 }
 
-static smhf_status encode_row(const batch *b, smhf_worker *worker, size_t row, smhf_error *err) {
+/* `end` is the first row after those of this chunk. */
+static smhf_status encode_row(const batch *b, smhf_worker *worker, size_t row, size_t end,
+                              smhf_error *err) {
     windows a, c;
-    SMHF_TRY(encode_side(b, worker, b->texts, b->options->word_starts, "texts", row, &worker->first,
-                         err));
+    SMHF_TRY(encode_side(b, worker, b->texts, b->options->word_starts, "texts", row, end,
+                         &worker->first, err));
     worker->second.count = 0;
     if (b->pairs != NULL) {
-        SMHF_TRY(encode_side(b, worker, b->pairs, b->options->pair_word_starts, "pairs", row,
+        SMHF_TRY(encode_side(b, worker, b->pairs, b->options->pair_word_starts, "pairs", row, end,
                              &worker->second, err));
     }
     smhf_status status = plan_truncation(b, worker->first.count, worker->second.count, &a, &c, err);
@@ -373,7 +376,7 @@ static void encode_chunk(void *context, size_t begin, size_t end) {
     chunk->row = worker->rows;
     chunk->truncated = worker->truncated_count;
     for (size_t row = begin; row < end; row++) {
-        chunk->status = encode_row(b, worker, row, &worker->error);
+        chunk->status = encode_row(b, worker, row, end, &worker->error);
         if (chunk->status != SMHF_OK) {
             return; /* the worker stays with the chunk, for its error */
         }

@@ -64,7 +64,7 @@ typedef struct smhf_cached_word {
     uint64_t low, high; /* up to 16 bytes without a NUL; low 0: empty */
     int32_t ids[CACHED_PIECES];
     uint8_t ends[CACHED_PIECES]; /* byte after each piece */
-    uint64_t count;              /* 0: the word is unknown */
+    uint64_t count;              /* 0: unknown, and there is no unknown token */
 } smhf_cached_word;
 
 typedef struct smhf_lane_job {
@@ -84,6 +84,8 @@ typedef struct smhf_lane {
     smhf_status (*normalize)(const struct smhf_charmap *map, const smhf_text_view *text,
                              size_t begin, size_t end, int want_source, smhf_lane_scratch *out,
                              smhf_error *err);
+    /* Starts loading what `match` looks at first, for a text that is matched somewhat later. */
+    void (*aim)(const smhf_cached_word *cache, const smhf_lane_scratch *text);
     smhf_status (*match)(const struct smhf_vocab *vocab, const smhf_lane_scratch *text,
                          smhf_lane_job *job, smhf_pieces *out, smhf_error *err);
     /* out[i] = values[i] for i < count, then `pad` up to `width`; `left` puts the padding first. */

@@ -365,6 +365,8 @@ static smhf_status normalize(const smhf_charmap *map, const smhf_text_view *text
 
 #include "tokenizer/lane_match.h"
 
+#include "tokenizer/lane_cached.h"
+
 /* --- Rows ------------------------------------------------------------------------------------ */
 
 static void widen_row(int64_t *out, const int32_t *values, size_t count, size_t width, int64_t pad,
@@ -390,4 +392,4 @@ static void mask_row(int64_t *out, size_t count, size_t width, int left) {
     }
 }
 
-const smhf_lane TIER_TABLE = {TIER_NAME, normalize, match, widen_row, mask_row};
+const smhf_lane TIER_TABLE = {TIER_NAME, normalize, aim, match, widen_row, mask_row};

@@ -37,42 +37,51 @@ static inline uint32_t short_hits(const smhf_short_line *line, uint64_t key) {
 }
 
 static inline uint32_t long_hits(const smhf_long_line *line, uint64_t low, uint64_t high) {
+#if TIER == 2
+    __m512i wanted =
+        _mm512_mask_set1_epi64(_mm512_set1_epi64((long long)low), 0x38, (long long)high);
+    uint32_t equal = (uint32_t)_mm512_cmpeq_epi64_mask(_mm512_load_si512(line), wanted);
+    return equal & equal >> WORD_LONG_KEYS & 7u;
+#else
     uint32_t hits = 0;
     for (uint32_t i = 0; i < WORD_LONG_KEYS; i++) {
         hits |= (uint32_t)((line->low[i] == low) & (line->high[i] == high)) << i;
     }
     return hits;
+#endif
+}
+
+/* What a line says of a key: its id + 1, 0 when it is not there, WORD_OVERFLOW when it may be in
+ * the next line. Without a branch: whether a word is a token cannot be guessed. */
+static inline uint32_t in_short_line(const smhf_short_line *line, uint64_t key) {
+    const uint32_t *ids = line->ids;
+    return ids[__builtin_ctz(short_hits(line, key) | 1u << WORD_SHORT_KEYS)];
+}
+
+static inline uint32_t in_long_line(const smhf_long_line *line, uint64_t low, uint64_t high) {
+    const uint32_t *ids = line->ids;
+    return ids[__builtin_ctz(long_hits(line, low, high) | 1u << WORD_LONG_KEYS)];
 }
 
 /* The id of a key, looked for from its line on; -1 when absent. */
 static inline int32_t look_short(const smhf_word_table *table, const smhf_short_line *line,
                                  uint64_t key) {
     const smhf_short_line *last = table->short_lines + table->short_count - 1;
-    for (;;) {
-        uint32_t hits = short_hits(line, key);
-        if (hits != 0) {
-            return (int32_t)line->ids[__builtin_ctz(hits)] - 1;
-        }
-        if (!line->overflow) {
-            return -1;
-        }
+    uint32_t found;
+    while ((found = in_short_line(line, key)) == WORD_OVERFLOW) {
         line = (line < last) ? line + 1 : table->short_lines;
     }
+    return (int32_t)found - 1;
 }
 
 static inline int32_t look_long(const smhf_word_table *table, const smhf_long_line *line,
                                 uint64_t low, uint64_t high) {
     const smhf_long_line *last = table->long_lines + table->long_count - 1;
-    for (;;) {
-        uint32_t hits = long_hits(line, low, high);
-        if (hits != 0) {
-            return (int32_t)line->ids[__builtin_ctz(hits)] - 1;
-        }
-        if (!line->overflow) {
-            return -1;
-        }
+    uint32_t found;
+    while ((found = in_long_line(line, low, high)) == WORD_OVERFLOW) {
         line = (line < last) ? line + 1 : table->long_lines;
     }
+    return (int32_t)found - 1;
 }
 
 static inline int32_t find_short(const smhf_word_table *table, uint64_t key) {
@@ -124,6 +133,7 @@ static inline uint32_t filter_eight(const smhf_key_filter *filter, uint64_t word
 #define HUNT_BYTES 31 /* longest word; longer ones are cut alone */
 typedef struct hunt {
     const uint8_t *data;
+    uint32_t unit;      /* of its block */
     uint32_t size, at;  /* bytes; `at`: where the next piece begins */
     uint32_t found;     /* bit n - 1: perhaps a key of n bytes begins there */
     uint32_t length;    /* bytes of the key that is looked up now */
@@ -146,8 +156,10 @@ static inline int hunt_aim(const smhf_vocab *vocab, hunt *h) {
     uint64_t low = keep_low(h->low, 8 * h->length);
     uint64_t high = is_long ? keep_low(h->high, 8 * h->length - 64) : 0;
     uint32_t hash = smhf_word_hash(low, high);
-    h->line = is_long ? (const void *)&table->long_lines[smhf_word_line(hash, table->long_count)]
-                      : (const void *)&table->short_lines[smhf_word_line(hash, table->short_count)];
+    const uint8_t *lines =
+        is_long ? (const uint8_t *)table->long_lines : (const uint8_t *)table->short_lines;
+    uint32_t number = is_long ? table->long_count : table->short_count;
+    h->line = lines + smhf_word_line(hash, number) * SMHF_CACHE_LINE;
     __builtin_prefetch(h->line);
     return 1;
 }
@@ -206,24 +218,33 @@ static inline int hunt_look(const smhf_vocab *vocab, hunt *h) {
     return h->at < h->size;
 }
 
-static inline smhf_cached_word *cache_line(smhf_cached_word *cache, uint64_t low, uint64_t high) {
+/* The first 16 bytes of a word, zeros behind it. */
+static inline void word_key(const uint8_t *data, size_t size, uint64_t key[2]) {
+    size_t kept = (size < WORD_LONG_BYTES) ? size : WORD_LONG_BYTES;
+    key[0] = keep_low(smhf_load8(data), 8 * kept);
+    key[1] = keep_low(smhf_load8(data + 8), kept > 8 ? 8 * kept - 64 : 0);
+}
+
+static inline const smhf_cached_word *cache_line(const smhf_cached_word *cache, uint64_t low,
+                                                 uint64_t high) {
     return &cache[smhf_word_hash(low, high) & (WORD_CACHE_LINES - 1)];
 }
 
-/* The pieces of a word that was met before; 0: it was not. */
-static inline int cache_take(smhf_cached_word *cache, hunt *h) {
-    const smhf_cached_word *line = cache_line(cache, h->low, h->high);
-    if (line->low != h->low || line->high != h->high) {
-        return 0;
+/* A word without pieces becomes the unknown token, if there is one. */
+static inline void hunt_settle(hunt *h, int32_t unk_id) {
+    if (h->count == 0 && unk_id >= 0) {
+        h->ids[0] = unk_id;
+        h->ends[0] = (uint8_t)h->size;
+        h->count = 1;
     }
-    memcpy(h->ids, line->ids, sizeof line->ids);
-    memcpy(h->ends, line->ends, sizeof line->ends);
-    h->count = (uint32_t)line->count;
-    return 1;
 }
 
+/* Remembers a word, unless it or the list of its pieces is too long. */
 static inline void cache_put(smhf_cached_word *cache, const hunt *h, const uint64_t key[2]) {
-    smhf_cached_word *line = cache_line(cache, key[0], key[1]);
+    if (h->size > WORD_LONG_BYTES || h->count > CACHED_PIECES) {
+        return;
+    }
+    smhf_cached_word *line = (smhf_cached_word *)cache_line(cache, key[0], key[1]);
     line->low = key[0];
     line->high = key[1];
     memcpy(line->ids, h->ids, sizeof line->ids);
@@ -231,34 +252,17 @@ static inline void cache_put(smhf_cached_word *cache, const hunt *h, const uint6
     line->count = h->count;
 }
 
-/* Takes from the cache what it has and hunts for the others. */
-static __attribute__((noinline)) void hunt_all(const smhf_vocab *vocab, smhf_cached_word *cache,
-                                               hunt *hunts, size_t count) {
-    uint8_t active[BLOCK], fresh[BLOCK];
-    uint64_t keys[BLOCK][2];
-    size_t left = 0, hunted = 0;
-    for (size_t i = 0; i < count; i++) {
-        hunt *h = &hunts[i];
-        size_t kept = (h->size < WORD_LONG_BYTES) ? h->size : WORD_LONG_BYTES;
-        h->low = keep_low(smhf_load8(h->data), 8 * kept);
-        h->high = keep_low(smhf_load8(h->data + 8), kept > 8 ? 8 * kept - 64 : 0);
-        if (h->size <= WORD_LONG_BYTES && cache_take(cache, h)) {
-            continue;
-        }
-        keys[hunted][0] = h->low;
-        keys[hunted][1] = h->high;
-        active[left++] = fresh[hunted++] = (uint8_t)i;
-        h->at = h->count = h->length = 0;
-    }
+/* Hunts for the `left` of them that `active` lists. */
+static inline void hunt_listed(const smhf_vocab *vocab, hunt *hunts, uint8_t *active, size_t left) {
     while (left > 0) {
         size_t kept = 0;
         for (size_t i = 0; i < left; i++) {
             hunt *h = &hunts[active[i]];
-            if (h->length == 0 && !hunt_start(vocab, h)) {
-                h->count = 0;
+            if (h->length > 0 || hunt_start(vocab, h)) {
+                active[kept++] = active[i];
                 continue;
             }
-            active[kept++] = active[i];
+            h->count = 0;
         }
         left = kept;
         kept = 0;
@@ -269,11 +273,35 @@ static __attribute__((noinline)) void hunt_all(const smhf_vocab *vocab, smhf_cac
         }
         left = kept;
     }
-    for (size_t i = 0; i < hunted; i++) {
-        const hunt *h = &hunts[fresh[i]];
-        if (h->size <= WORD_LONG_BYTES && h->count <= CACHED_PIECES) {
-            cache_put(cache, h, keys[i]);
+}
+
+/* Takes from the cache what it has and hunts for the others. */
+static __attribute__((noinline)) void
+hunt_uncached(const smhf_vocab *vocab, const smhf_lane_job *job, hunt *hunts, size_t count) {
+    uint8_t active[BLOCK], fresh[BLOCK];
+    uint64_t keys[BLOCK][2];
+    size_t hunted = 0;
+    for (size_t i = 0; i < count; i++) {
+        word_key(hunts[i].data, hunts[i].size, keys[i]);
+        __builtin_prefetch(cache_line(job->cache, keys[i][0], keys[i][1]));
+    }
+    for (size_t i = 0; i < count; i++) {
+        hunt *h = &hunts[i];
+        const smhf_cached_word *line = cache_line(job->cache, keys[i][0], keys[i][1]);
+        if (line->low == keys[i][0] && line->high == keys[i][1] && h->size <= WORD_LONG_BYTES) {
+            memcpy(h->ids, line->ids, sizeof line->ids);
+            memcpy(h->ends, line->ends, sizeof line->ends);
+            h->count = (uint32_t)line->count;
+            continue;
         }
+        active[hunted] = fresh[hunted] = (uint8_t)i;
+        hunted++;
+        h->at = h->count = h->length = 0;
+    }
+    hunt_listed(vocab, hunts, active, hunted);
+    for (size_t i = 0; i < hunted; i++) {
+        hunt_settle(&hunts[fresh[i]], job->unk_id);
+        cache_put(job->cache, &hunts[fresh[i]], keys[fresh[i]]);
     }
 }
 
@@ -357,22 +385,6 @@ static __attribute__((noinline)) void put_pieces(const smhf_vocab *vocab,
     out->count = n;
 }
 
-/* Starts loading the lines of units [from, from + count). */
-static inline void aim(const smhf_word_table *table, const smhf_lane_scratch *text, size_t from,
-                       size_t count) {
-    for (size_t i = from; i < from + count; i++) {
-        size_t begin = text->starts[i], size = text->ends[i] - begin;
-        size = (size < WORD_LONG_BYTES) ? size : WORD_LONG_BYTES;
-        uint64_t low = keep_low(smhf_load8(text->bytes + begin), 8 * size);
-        uint64_t high = keep_low(smhf_load8(text->bytes + begin + 8), size > 8 ? 8 * size - 64 : 0);
-        uint32_t hash = smhf_word_hash(low, high);
-        const char *lines =
-            (size > 8) ? (const char *)table->long_lines : (const char *)table->short_lines;
-        uint32_t number = (size > 8) ? table->long_count : table->short_count;
-        __builtin_prefetch(lines + smhf_word_line(hash, number) * SMHF_CACHE_LINE);
-    }
-}
-
 /* Ids of units [from, from + count), and which of them are no token as a whole: their number. */
 static inline size_t look_up(const smhf_word_table *table, const smhf_lane_scratch *text,
                              size_t from, size_t count, int32_t *restrict ids,
@@ -382,26 +394,16 @@ static inline size_t look_up(const smhf_word_table *table, const smhf_lane_scrat
     size_t misses = 0;
     for (size_t i = 0; i < count; i++) {
         size_t begin = starts[i], size = ends[i] - begin;
-        uint32_t found;
+        uint64_t low = smhf_load8(bytes + begin);
+        int32_t id = -1;
         if (size <= 8) {
-            uint64_t low = keep_low(smhf_load8(bytes + begin), 8 * size);
-            const smhf_short_line *line =
-                &table->short_lines[smhf_word_line(smhf_word_hash(low, 0), table->short_count)];
-            uint32_t hits = short_hits(line, low) | 32u;
-            found = ((const uint32_t *)line)[10 + __builtin_ctz(hits)];
-            if (found == WORD_OVERFLOW) {
-                found = (uint32_t)look_short(table, line, low) + 1;
-            }
+            id = find_short(table, keep_low(low, 8 * size));
         } else if (size <= WORD_LONG_BYTES) {
-            uint64_t low = smhf_load8(bytes + begin);
-            uint64_t high = keep_low(smhf_load8(bytes + begin + 8), 8 * size - 64);
-            found = (uint32_t)find_long(table, low, high) + 1;
-        } else {
-            found = 0;
+            id = find_long(table, low, keep_low(smhf_load8(bytes + begin + 8), 8 * size - 64));
         }
-        ids[i] = (int32_t)found - 1;
+        ids[i] = id;
         missing[misses] = (uint32_t)i;
-        misses += found == 0;
+        misses += id < 0;
     }
     return misses;
 }
@@ -421,14 +423,10 @@ static inline void put_run(const smhf_lane_scratch *text, smhf_lane_job *job, in
 }
 
 static inline void put_hunted(const smhf_lane_scratch *text, smhf_lane_job *job, int detail,
-                              size_t begin, size_t end, const hunt *h, smhf_pieces *out) {
+                              size_t begin, const hunt *h, smhf_pieces *out) {
     size_t n = out->count, from = begin;
     if (h->count == 0) {
-        if (job->unk_id < 0) {
-            job->unknown = begin;
-            return;
-        }
-        put_token(text, job, detail, job->unk_id, begin, end, out, n++);
+        job->unknown = begin;
     }
     for (size_t i = 0; i < h->count; i++) {
         size_t to = begin + h->ends[i];
@@ -447,15 +445,9 @@ static inline smhf_status match_units(const smhf_vocab *vocab, const smhf_lane_s
     int32_t ids[BLOCK];
     uint32_t missing[BLOCK + 1];
     hunt hunts[BLOCK];
-    if (vocab->large) {
-        aim(whole, text, 0, units < BLOCK ? units : BLOCK);
-    }
     for (size_t from = 0; from < units && out->count < job->stop; from += BLOCK) {
-        size_t count = (units - from < BLOCK) ? units - from : BLOCK, next = from + count;
+        size_t count = (units - from < BLOCK) ? units - from : BLOCK;
         size_t room = BLOCK, waiting = 0, done = 0;
-        if (vocab->large) {
-            aim(whole, text, next, units - next < BLOCK ? units - next : BLOCK);
-        }
         size_t misses = look_up(whole, text, from, count, ids, missing);
         for (size_t i = 0; i < misses; i++) {
             size_t begin = text->starts[from + missing[i]];
@@ -468,7 +460,7 @@ static inline smhf_status match_units(const smhf_vocab *vocab, const smhf_lane_s
         }
         SMHF_TRY(smhf_pieces_reserve(out, out->count + room, err));
         if (waiting > 0) {
-            hunt_all(vocab, job->cache, hunts, waiting);
+            hunt_uncached(vocab, job, hunts, waiting);
         }
         waiting = 0;
         for (size_t i = 0; i < misses; i++) {
@@ -479,7 +471,7 @@ static inline smhf_status match_units(const smhf_vocab *vocab, const smhf_lane_s
             done = missing[i];
             size_t begin = text->starts[from + done], end = text->ends[from + done];
             if (end - begin <= hunted_bytes) {
-                put_hunted(text, job, detail, begin, end, &hunts[waiting++], out);
+                put_hunted(text, job, detail, begin, &hunts[waiting++], out);
             } else {
                 put_pieces(vocab, text, job, detail, begin, end, out);
             }
@@ -494,11 +486,4 @@ static inline smhf_status match_units(const smhf_vocab *vocab, const smhf_lane_s
         put_run(text, job, detail, ids + done, from + done, count - done, out);
     }
     return SMHF_OK;
-}
-
-static smhf_status match(const smhf_vocab *vocab, const smhf_lane_scratch *text, smhf_lane_job *job,
-                         smhf_pieces *out, smhf_error *err) {
-    job->unknown = SIZE_MAX;
-    return job->detail ? match_units(vocab, text, job, 1, out, err)
-                       : match_units(vocab, text, job, 0, out, err);
 }

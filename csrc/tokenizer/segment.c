@@ -30,6 +30,7 @@ void smhf_worker_release(const smhf_tokenizer *tokenizer, smhf_worker *worker) {
         return;
     }
     worker->tokens = worker->rows = worker->truncated_count = 0;
+    worker->ahead = NULL;
     /* A rare huge text must not hold its scratch for ever. */
     if (worker->normalized.capacity <= 1u << 20 && worker->token_capacity <= 1u << 20 &&
         worker->lane.capacity <= 1u << 20 && worker->word_capacity <= 1u << 16) {
@@ -55,6 +56,7 @@ void smhf_worker_free(smhf_worker *worker) {
     }
     smhf_normalized_deinit(&worker->normalized);
     smhf_lane_scratch_deinit(&worker->lane);
+    smhf_lane_scratch_deinit(&worker->next_lane);
     smhf_free(worker->cache);
     smhf_free(worker->wide);
     smhf_free(worker->word);
@@ -80,7 +82,8 @@ typedef struct segmenter {
     smhf_worker *worker;
     const smhf_segment_options *options;
     smhf_pieces *out;
-    int32_t word; /* id of the next word */
+    int32_t word;   /* id of the next word */
+    int normalized; /* 1: the whole text lies in worker->lane already */
 } segmenter;
 
 static smhf_status put_piece(segmenter *s, int32_t id, uint32_t begin, uint32_t end,
@@ -204,6 +207,24 @@ static smhf_status put_words(segmenter *s, size_t begin, size_t end, smhf_error 
     return SMHF_OK;
 }
 
+static smhf_status need_cache(smhf_worker *worker, smhf_error *err) {
+    size_t bytes = WORD_CACHE_LINES * sizeof *worker->cache;
+    if (worker->cache != NULL) {
+        return SMHF_OK;
+    }
+    worker->cache = smhf_malloc_aligned(bytes, SMHF_CACHE_LINE);
+    if (worker->cache == NULL) {
+        return smhf_fail_nomem(err, "word cache", bytes);
+    }
+    memset(worker->cache, 0, bytes);
+    return SMHF_OK;
+}
+
+/* Characters need their sources for spans, and for the place of a word that cannot be said. */
+static int wants_source(const smhf_tokenizer *tokenizer, const smhf_segment_options *options) {
+    return options->detail || tokenizer->unk_id < 0;
+}
+
 /* The quick way, where it can be taken: *done tells. */
 static smhf_status put_quickly(segmenter *s, const smhf_text_view *text, size_t begin, size_t end,
                                int *done, smhf_error *err) {
@@ -217,20 +238,15 @@ static smhf_status put_quickly(segmenter *s, const smhf_text_view *text, size_t 
         .max_chars = tokenizer->max_word_chars,
         .stop = s->options->stop,
     };
-    SMHF_TRY(tokenizer->lane->normalize(&tokenizer->charmap, text, begin, end,
-                                        job.detail || job.unk_id < 0, scratch, err));
+    if (!s->normalized) {
+        SMHF_TRY(tokenizer->lane->normalize(&tokenizer->charmap, text, begin, end,
+                                            wants_source(tokenizer, s->options), scratch, err));
+    }
     if (scratch->seen & (CHAR_MARK | CHAR_SURROGATE | LANE_NUL)) {
         return SMHF_OK;
     }
     *done = 1;
-    if (s->worker->cache == NULL) {
-        size_t bytes = WORD_CACHE_LINES * sizeof *s->worker->cache;
-        s->worker->cache = smhf_malloc_aligned(bytes, SMHF_CACHE_LINE);
-        if (s->worker->cache == NULL) {
-            return smhf_fail_nomem(err, "word cache", bytes);
-        }
-        memset(s->worker->cache, 0, bytes);
-    }
+    SMHF_TRY(need_cache(s->worker, err));
     job.cache = s->worker->cache;
     SMHF_TRY(tokenizer->lane->match(&tokenizer->vocab, scratch, &job, s->out, err));
     if (job.unknown != SIZE_MAX) {
@@ -301,14 +317,52 @@ smhf_status smhf_text_widen(const smhf_text_view *text, uint32_t **wide, size_t 
     return SMHF_OK;
 }
 
+#define AHEAD_CHARS 4096 /* longer texts hide their own loads */
+
+/* Normalizes the text that comes next and starts loading the lines of its words, so that memory is
+ * waited for while the text before it is matched: a large vocabulary does not fit a core's own
+ * caches, and a row has too few words to hide that. Texts that this does not suit are left alone.
+ */
+static smhf_status look_ahead(const smhf_tokenizer *tokenizer, smhf_worker *worker,
+                              const smhf_text_view *text, const smhf_segment_options *options,
+                              smhf_error *err) {
+    size_t resume;
+    smhf_match match;
+    if (!tokenizer->vocab.large || tokenizer->lane == NULL || text->kind == 0 ||
+        text->length == 0 || text->length > AHEAD_CHARS ||
+        smhf_matcher_next(&tokenizer->raw, tokenizer, text, options->split_special, 0, 0, &match,
+                          &resume)) {
+        return SMHF_OK;
+    }
+    SMHF_TRY(tokenizer->lane->normalize(&tokenizer->charmap, text, 0, text->length,
+                                        wants_source(tokenizer, options), &worker->next_lane, err));
+    SMHF_TRY(need_cache(worker, err));
+    tokenizer->lane->aim(worker->cache, &worker->next_lane);
+    worker->ahead = text;
+    return SMHF_OK;
+}
+
 smhf_status smhf_segment_text(const smhf_tokenizer *tokenizer, smhf_worker *worker,
                               const smhf_text_view *given, const smhf_segment_options *options,
                               smhf_pieces *out, smhf_error *err) {
-    segmenter s = {tokenizer, worker, options, out, (options->word < 0) ? 0 : options->word};
+    segmenter s = {tokenizer, worker, options, out, (options->word < 0) ? 0 : options->word, 0};
     smhf_text_view text = *given;
     size_t done = 0, from = 0;
     smhf_match match;
 
+    if (worker->ahead == given) {
+        smhf_lane_scratch lane = worker->lane;
+        worker->lane = worker->next_lane;
+        worker->next_lane = lane;
+        worker->ahead = NULL;
+        s.normalized = 1;
+    }
+    if (options->next != NULL) {
+        SMHF_TRY(look_ahead(tokenizer, worker, options->next, options, err));
+    }
+    if (s.normalized) {
+        return put_stretch(&s, given, 0, given->length, err);
+    }
     if (text.length > INT32_MAX / 2) {
         return smhf_fail(err, SMHF_E_ARG, "text of %zu characters, expected at most %d",
                          text.length, INT32_MAX / 2);

@@ -266,8 +266,9 @@ struct smhf_worker {
     uint8_t *word;        /* one word as UTF-8, 16 readable bytes after it */
     uint32_t *word_start; /* where each of its characters begins */
     size_t word_capacity; /* characters */
-    smhf_lane_scratch lane;
-    smhf_cached_word *cache; /* [WORD_CACHE_LINES] */
+    smhf_lane_scratch lane, next_lane;
+    const smhf_text_view *ahead; /* the text that lies normalized in next_lane, or NULL */
+    smhf_cached_word *cache;     /* [WORD_CACHE_LINES] */
     smhf_pieces first, second;
     /* rows made so far, packed */
     int32_t *ids, *type_ids, *offsets, *word_ids;
@@ -287,10 +288,11 @@ void smhf_worker_free(smhf_worker *worker);
 
 /* How the tokens of a text are wanted. */
 typedef struct smhf_segment_options {
-    int split_special; /* specials in the text are ordinary text */
-    int detail;        /* 1: spans and words too */
-    int32_t word;      /* >= 0: the word id of all tokens; -1: words are counted from 0 */
-    size_t stop;       /* as many tokens are enough, SIZE_MAX: all */
+    int split_special;          /* specials in the text are ordinary text */
+    int detail;                 /* 1: spans and words too */
+    int32_t word;               /* >= 0: the word id of all tokens; -1: words are counted from 0 */
+    size_t stop;                /* as many tokens are enough, SIZE_MAX: all */
+    const smhf_text_view *next; /* the text of the next call, whose options are the same; or NULL */
 } smhf_segment_options;
 
 /* Appends the tokens of one text. Errors do not name the row yet. */
