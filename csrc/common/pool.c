@@ -36,7 +36,7 @@ static struct {
     pthread_cond_t work; /* a job was added, or the pool stops */
     pthread_cond_t done; /* a worker left a job */
     job *jobs;
-    _Atomic unsigned added; /* jobs so far; changed under the lock */
+    _Atomic unsigned added; /* jobs so far, and announced ones: something to look for */
     pthread_t threads[MAX_THREADS];
     int running; /* workers started */
     int target;  /* threads wanted, the caller's included; 0: not decided */
@@ -56,6 +56,27 @@ static struct {
           0};
 
 static _Thread_local int inside; /* this thread runs a body: nested calls go inline */
+
+/* About 30 us of looking; a spinning thread leaves the core's resources to its sibling. */
+#define SPINS 800
+
+static void spin_once(void) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* The lock is held for some tens of nanoseconds at a time, and at the end of a short job by all
+ * threads at once: who sleeps for it loses a thousand times that. */
+static void lock_pool(void) {
+    for (int i = 0; i < SPINS / 4; i++) {
+        if (pthread_mutex_trylock(&pool.lock) == 0) {
+            return;
+        }
+        spin_once();
+    }
+    pthread_mutex_lock(&pool.lock);
+}
 
 static void run_chunks(job *work) {
     int outer = inside;
@@ -81,15 +102,6 @@ static job *claim_job_locked(void) {
     return NULL;
 }
 
-/* About 30 us of looking; a spinning thread leaves the core's resources to its sibling. */
-#define SPINS 800
-
-static void spin_once(void) {
-#if defined(__x86_64__) && defined(__GNUC__)
-    __builtin_ia32_pause();
-#endif
-}
-
 /* Waits a little for a job after the `seen`-th. */
 static void spin_for_job(unsigned seen) {
     for (int i = 0; i < SPINS; i++) {
@@ -103,7 +115,7 @@ static void spin_for_job(unsigned seen) {
 static void *worker_main(void *argument) {
     int index = (int)(size_t)argument;
     unsigned looked = 0; /* jobs there were when it last looked without result */
-    pthread_mutex_lock(&pool.lock);
+    lock_pool();
     while (!pool.stopping) {
         /* worker i serves while target > i + 1: a lowered target puts surplus workers to sleep */
         job *work = (index + 1 < pool.target) ? claim_job_locked() : NULL;
@@ -113,7 +125,7 @@ static void *worker_main(void *argument) {
                 looked = added;
                 pthread_mutex_unlock(&pool.lock);
                 spin_for_job(added);
-                pthread_mutex_lock(&pool.lock);
+                lock_pool();
             } else {
                 pthread_cond_wait(&pool.work, &pool.lock);
             }
@@ -122,7 +134,7 @@ static void *worker_main(void *argument) {
         work->holders++;
         pthread_mutex_unlock(&pool.lock);
         run_chunks(work);
-        pthread_mutex_lock(&pool.lock);
+        lock_pool();
         work->holders--;
         pthread_cond_broadcast(&pool.done);
     }
@@ -208,7 +220,7 @@ void smhf_parallel_for(size_t count, size_t chunk, smhf_parallel_body body, void
         run_chunks(&work);
         return;
     }
-    pthread_mutex_lock(&pool.lock);
+    lock_pool();
     if (target_locked() == 1) {
         pthread_mutex_unlock(&pool.lock);
         run_chunks(&work);
@@ -218,13 +230,14 @@ void smhf_parallel_for(size_t count, size_t chunk, smhf_parallel_body body, void
     work.following = pool.jobs;
     pool.jobs = &work;
     int spin = pool.spin;
-    atomic_fetch_add_explicit(&pool.added, 1, memory_order_relaxed);
     pthread_cond_broadcast(&pool.work);
     pthread_mutex_unlock(&pool.lock);
+    /* Those who look for it want the lock at once: not before it is free. */
+    atomic_fetch_add_explicit(&pool.added, 1, memory_order_relaxed);
 
     run_chunks(&work);
 
-    pthread_mutex_lock(&pool.lock);
+    lock_pool();
     for (job **link = &pool.jobs; *link != NULL; link = &(*link)->following) {
         if (*link == &work) {
             *link = work.following;
@@ -238,29 +251,38 @@ void smhf_parallel_for(size_t count, size_t chunk, smhf_parallel_body body, void
         }
         spin_once();
     }
-    pthread_mutex_lock(&pool.lock);
+    lock_pool();
     while (work.holders > 0) {
         pthread_cond_wait(&pool.done, &pool.lock);
     }
     pthread_mutex_unlock(&pool.lock);
 }
 
+void smhf_pool_rouse(void) {
+    lock_pool();
+    if (pool.running > 0 && pool.target > 1 && pool.spin) {
+        atomic_fetch_add_explicit(&pool.added, 1, memory_order_relaxed);
+        pthread_cond_broadcast(&pool.work);
+    }
+    pthread_mutex_unlock(&pool.lock);
+}
+
 int smhf_pool_threads(void) {
-    pthread_mutex_lock(&pool.lock);
+    lock_pool();
     int threads = target_locked();
     pthread_mutex_unlock(&pool.lock);
     return threads;
 }
 
 void smhf_pool_set_threads(int threads) {
-    pthread_mutex_lock(&pool.lock);
+    lock_pool();
     pool.target = clamp(threads);
     pthread_cond_broadcast(&pool.work);
     pthread_mutex_unlock(&pool.lock);
 }
 
 void smhf_pool_shutdown(void) {
-    pthread_mutex_lock(&pool.lock);
+    lock_pool();
     int running = pool.running;
     pool.stopping = 1;
     pthread_cond_broadcast(&pool.work);
@@ -268,7 +290,7 @@ void smhf_pool_shutdown(void) {
     for (int i = 0; i < running; i++) {
         pthread_join(pool.threads[i], NULL);
     }
-    pthread_mutex_lock(&pool.lock);
+    lock_pool();
     pool.running = 0;
     pool.stopping = 0;
     pthread_mutex_unlock(&pool.lock);

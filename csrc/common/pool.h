@@ -24,6 +24,10 @@ typedef void (*smhf_parallel_body)(void *context, size_t begin, size_t end);
 
 void smhf_parallel_for(size_t count, size_t chunk, smhf_parallel_body body, void *context);
 
+/* A parallel call is about to come: sleeping workers wake meanwhile and look out for it for some
+ * tens of microseconds. Worth it before a few microseconds of work that only the caller can do. */
+void smhf_pool_rouse(void);
+
 /* Threads used by a parallel call, the caller's included. Default: SMHF_NUM_THREADS, else the
  * CPUs that affinity and cgroup quota leave to this process. */
 int smhf_pool_threads(void);

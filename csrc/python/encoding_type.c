@@ -55,13 +55,16 @@ PyObject *smhf_py_encoding_wrap(PyTypeObject *type, smhf_encoding *encoding) {
     return (PyObject *)self;
 }
 
-void smhf_py_encoding_settle(PyObject *op, PyObject *tokenizer, PyObject *texts, int padded,
-                             int left, long long pad, int item_size) {
+void smhf_py_encoding_pad(PyObject *op, int padded, int left, long long pad, int item_size) {
     encoding_object *self = (encoding_object *)op;
     self->width = padded ? (Py_ssize_t)self->encoding->longest : -1;
     self->left = left;
     self->pad_id = pad;
     self->item_size = item_size;
+}
+
+void smhf_py_encoding_keep(PyObject *op, PyObject *tokenizer, PyObject *texts) {
+    encoding_object *self = (encoding_object *)op;
     self->tokenizer = Py_NewRef(tokenizer);
     self->texts = Py_NewRef(texts);
 }
@@ -287,6 +290,17 @@ static void block_release(PyObject *capsule) {
     smhf_encoding_block_give(PyCapsule_GetPointer(capsule, NULL));
 }
 
+/* An array over a block, which it takes over. */
+static PyObject *array_over(const encoding_object *self, int ndim, const size_t shape[3],
+                            void *block) {
+    PyObject *owner = PyCapsule_New(block, NULL, block_release);
+    if (owner == NULL) {
+        smhf_encoding_block_give(block);
+        return NULL;
+    }
+    return smhf_py_array_int_over(ndim, shape, (size_t)self->item_size, block, owner);
+}
+
 /* A new array; large ones lie in memory that earlier arrays had. */
 static PyObject *new_array(const encoding_object *self, int ndim, const size_t shape[3],
                            void **data) {
@@ -303,13 +317,26 @@ static PyObject *new_array(const encoding_object *self, int ndim, const size_t s
     if (block == NULL) {
         return PyErr_NoMemory();
     }
-    PyObject *owner = PyCapsule_New(block, NULL, block_release);
-    if (owner == NULL) {
-        smhf_encoding_block_give(block);
-        return NULL;
-    }
     *data = block;
-    return smhf_py_array_int_over(ndim, shape, (size_t)self->item_size, block, owner);
+    return array_over(self, ndim, shape, block);
+}
+
+/* The block of a field that was made along with the rows, which is the caller's then; or NULL. */
+static void *take_padded(const encoding_object *self, smhf_encoding_field field) {
+    smhf_encoding *e = self->encoding;
+    void **place = (field == SMHF_FIELD_IDS)              ? &e->padded_ids
+                   : (field == SMHF_FIELD_ATTENTION_MASK) ? &e->padded_mask
+                                                          : NULL;
+    void *block = (place != NULL) ? *place : NULL;
+    if (block != NULL) {
+        *place = NULL;
+    }
+    return block;
+}
+
+static void drop_padded(const encoding_object *self) {
+    smhf_encoding_block_give(take_padded(self, SMHF_FIELD_IDS));
+    smhf_encoding_block_give(take_padded(self, SMHF_FIELD_ATTENTION_MASK));
 }
 
 /* A field as its properties show it: [rows, width], or a list of rows of their own lengths. */
@@ -322,9 +349,12 @@ static PyObject *make_rows(const encoding_object *self, smhf_encoding_field fiel
     state->has_numpy = 1;
     if (self->width >= 0 || e->rows == 1) {
         size_t width = (self->width >= 0) ? (size_t)self->width : e->longest;
-        void *data;
-        PyObject *array = new_array(self, (field == SMHF_FIELD_OFFSETS) ? 3 : 2,
-                                    (size_t[3]){e->rows, width, 2}, &data);
+        size_t shape[3] = {e->rows, width, 2};
+        void *data = take_padded(self, field);
+        if (data != NULL) {
+            return array_over(self, 2, shape, data);
+        }
+        PyObject *array = new_array(self, (field == SMHF_FIELD_OFFSETS) ? 3 : 2, shape, &data);
         if (array != NULL && fill(self, field, data, width, pad) < 0) {
             Py_CLEAR(array);
         }
@@ -367,6 +397,9 @@ static PyObject *encoding_rows_of(PyObject *op, PyObject *args) {
         PyErr_Format(PyExc_ValueError, "field: unknown number %d", field);
         return NULL;
     }
+    if (field == SMHF_FIELD_IDS || field == SMHF_FIELD_ATTENTION_MASK) {
+        drop_padded((encoding_object *)op); /* their padding may be another */
+    }
     return make_rows((encoding_object *)op, (smhf_encoding_field)field, pad);
 }
 
@@ -391,6 +424,10 @@ static PyObject *encoding_layout(PyObject *op, PyObject *args) {
         PyErr_SetString(PyExc_ValueError, "expected items of 4 or 8 bytes, and a width of at least "
                                           "the longest row");
         return NULL;
+    }
+    if (width != self->width || pad != self->pad_id || left != self->left ||
+        item_size != self->item_size) {
+        drop_padded(self);
     }
     self->width = width;
     self->pad_id = pad;

@@ -24,9 +24,10 @@ tokenizer_state *smhf_py_tokenizer_state(PyTypeObject *type);
 /* An object of `type`, state->encoding_type or a class derived from it. Takes the handle over (also
  * on failure, when it is freed). */
 PyObject *smhf_py_encoding_wrap(PyTypeObject *type, smhf_encoding *encoding);
-/* What a later pass over the texts needs, and whether rows are padded to the longest (`padded`). */
-void smhf_py_encoding_settle(PyObject *op, PyObject *tokenizer, PyObject *texts, int padded,
-                             int left, long long pad, int item_size);
+/* Whether rows are padded to the longest (`padded`), and how. */
+void smhf_py_encoding_pad(PyObject *op, int padded, int left, long long pad, int item_size);
+/* What a later pass over the texts needs. */
+void smhf_py_encoding_keep(PyObject *op, PyObject *tokenizer, PyObject *texts);
 PyObject *smhf_py_tokenizer_wrap(tokenizer_state *state, smhf_tokenizer *tokenizer);
 /* Keyword arguments of the openers: do_lower_case=, strip_accents=, tokenize_chinese_chars=,
  * clean_text= (None: not said), model_max_length= (None), unk_token= … mask_token= (None). */

@@ -4,6 +4,8 @@
 
 #include "tokenizer_glue.h"
 
+#include "common/pool.h"
+
 typedef struct tokenizer_object {
     PyObject_HEAD smhf_tokenizer *tokenizer;
 } tokenizer_object;
@@ -54,9 +56,11 @@ PyDoc_STRVAR(
     "encode($self, texts, pairs=None, *, add_special_tokens=True, truncation=0,\n"
     "       truncation_left=False, max_length=0, stride=0, overflow=False, want=0,\n"
     "       split_special_tokens=False, word_starts=None, pair_word_starts=None,\n"
-    "       cls=None)\n--\n\n"
+    "       cls=None, padded=0, pad_id=0, pad_left=False)\n--\n\n"
     "Encode a sequence of str or UTF-8 bytes into an Encoding (or a `cls` derived from it) "
-    "of packed rows.");
+    "of packed rows. `padded` 4 or 8: arrays of ids and mask, of items of so many bytes and "
+    "padded\n"
+    "to the longest row, are made along.");
 
 /* None becomes the Encoding class itself; others must be derived from it. */
 static int check_class(PyObject *op, PyObject **class_object) {
@@ -110,6 +114,9 @@ static PyObject *tokenizer_encode(PyObject *op, PyObject *args, PyObject *kwargs
                             "word_starts",
                             "pair_word_starts",
                             "cls",
+                            "padded",
+                            "pad_id",
+                            "pad_left",
                             NULL};
     smhf_encode_options options = SMHF_ENCODE_DEFAULTS;
     smhf_py_texts texts = {0}, pairs = {0};
@@ -120,13 +127,15 @@ static PyObject *tokenizer_encode(PyObject *op, PyObject *args, PyObject *kwargs
     PyObject *texts_object, *pairs_object = Py_None, *result = NULL;
     PyObject *starts_object = Py_None, *pair_starts_object = Py_None, *class_object = Py_None;
     Py_ssize_t max_length = 0, stride = 0;
-    int truncation = 0;
+    int truncation = 0, padded = 0;
+    long long pad_id = 0;
 
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O|O$pipnnpIpOOO:encode", names, &texts_object, &pairs_object,
+            args, kwargs, "O|O$pipnnpIpOOOiLp:encode", names, &texts_object, &pairs_object,
             &options.add_special_tokens, &truncation, &options.truncation_left, &max_length,
             &stride, &options.overflow, &options.want, &options.split_special_tokens,
-            &starts_object, &pair_starts_object, &class_object) ||
+            &starts_object, &pair_starts_object, &class_object, &padded, &pad_id,
+            &options.pad_left) ||
         check_class(op, &class_object) < 0) {
         return NULL;
     }
@@ -138,6 +147,9 @@ static PyObject *tokenizer_encode(PyObject *op, PyObject *args, PyObject *kwargs
     options.truncation = (smhf_truncation)truncation;
     options.max_length = (size_t)max_length;
     options.stride = (size_t)stride;
+    options.padded_item_size = (size_t)padded;
+    options.pad_id = pad_id;
+    smhf_pool_rouse();
     if (smhf_py_texts_acquire(texts_object, "texts", &texts) < 0 ||
         acquire_starts(starts_object, "word_starts", texts.count, &starts) < 0) {
         goto done;
@@ -165,6 +177,9 @@ static PyObject *tokenizer_encode(PyObject *op, PyObject *args, PyObject *kwargs
 
         result = (status == SMHF_OK) ? smhf_py_encoding_wrap((PyTypeObject *)class_object, encoding)
                                      : smhf_py_raise(ERRORS(op), &err);
+    if (result != NULL && padded != 0) {
+        smhf_py_encoding_pad(result, 1, options.pad_left, pad_id, padded);
+    }
 
 done:
     smhf_py_view_release(&starts);
@@ -218,19 +233,25 @@ static PyObject *tokenizer_plain(PyObject *op, PyObject *const *args, Py_ssize_t
             Py_END_ALLOW_THREADS
         }
     } else {
+        smhf_encode_options options = SMHF_ENCODE_DEFAULTS;
+        options.padded_item_size = padded ? (size_t)item_size : 0;
+        options.pad_id = pad;
+        options.pad_left = left;
+        smhf_pool_rouse();                /* while the texts are gathered */
         kept = PySequence_Tuple(args[1]); /* the caller's list may change */
         if (kept == NULL || smhf_py_texts_borrow(kept, "texts", &texts) < 0) {
             goto done;
         }
         Py_BEGIN_ALLOW_THREADS status = smhf_tokenizer_encode_batch(
-            TOKENIZER(op), texts.views, NULL, (size_t)texts.count, NULL, &encoding, &err);
+            TOKENIZER(op), texts.views, NULL, (size_t)texts.count, &options, &encoding, &err);
         Py_END_ALLOW_THREADS
     }
 
     result = (status == SMHF_OK) ? smhf_py_encoding_wrap((PyTypeObject *)class_object, encoding)
                                  : smhf_py_raise(ERRORS(op), &err);
     if (result != NULL) {
-        smhf_py_encoding_settle(result, op, kept, padded, left, pad, item_size);
+        smhf_py_encoding_pad(result, padded, left, pad, item_size);
+        smhf_py_encoding_keep(result, op, kept);
     }
 
 done:

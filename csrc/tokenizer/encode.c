@@ -5,6 +5,7 @@
  * into one block in the order of the texts: results do not depend on threads.
  */
 #include "tokenizer/tokenizer_internal.h"
+#include "tokenizer/windows.h"
 
 #include "common/mem.h"
 #include "common/pool.h"
@@ -15,58 +16,15 @@
 #define MIN_CHUNK 16
 #define JOIN_ALONE 4096 /* tokens that are copied before another thread has woken */
 
-typedef struct window {
-    size_t begin, end;
-} window;
-
-/* The windows that truncation to `limit` tokens cuts `count` tokens into: number and the k-th. */
-typedef struct windows {
-    size_t count; /* at least 1; the first one is the row itself */
-    size_t tokens, limit, step;
-    int left, empty_first; /* limit 0: an empty row, then everything */
-} windows;
-
-static windows whole_window(size_t tokens) {
-    return (windows){1, tokens, tokens, 1, 0, 0};
-}
-
-static windows cut_windows(size_t tokens, size_t limit, size_t stride, int left) {
-    windows w = {1, tokens, limit, 1, left, 0};
-    if (limit >= tokens) {
-        return whole_window(tokens);
-    }
-    if (limit == 0) {
-        w.count = 2;
-        w.empty_first = 1;
-        return w;
-    }
-    w.step = limit - stride;
-    w.count = (tokens - limit + w.step - 1) / w.step + 1;
-    return w;
-}
-
-static window window_at(const windows *w, size_t k) {
-    if (w->empty_first) {
-        return (k == 0) ? (window){0, 0} : (window){0, w->tokens};
-    }
-    size_t skip = k * w->step;
-    size_t end = (skip + w->limit < w->tokens) ? skip + w->limit : w->tokens;
-    if (w->left) {
-        return (window){w->tokens - end, w->tokens - skip};
-    }
-    return (window){skip, end};
-}
-
 /* --- One row --------------------------------------------------------------------------------- */
 
-static smhf_status reserve_tokens(smhf_worker *worker, size_t more, unsigned want,
-                                  smhf_error *err) {
+/* All arrays grow together, so that a worker serves any later call. */
+static smhf_status reserve_tokens(smhf_worker *worker, size_t more, smhf_error *err) {
     size_t wanted = worker->tokens + more, old = worker->token_capacity;
     size_t capacity = old, c;
     if (wanted > INT32_MAX / 2) {
         return smhf_fail(err, SMHF_E_ARG, "more than %d tokens in one batch", INT32_MAX / 2);
     }
-    (void)want; /* all arrays grow together, so that a worker serves any later call */
 #define GROW(field, size)                                                                          \
     do {                                                                                           \
         c = old;                                                                                   \
@@ -85,8 +43,8 @@ static smhf_status reserve_tokens(smhf_worker *worker, size_t more, unsigned wan
     return SMHF_OK;
 }
 
-static smhf_status reserve_row(smhf_worker *worker, smhf_error *err) {
-    size_t wanted = worker->rows + 1, old = worker->row_capacity, capacity = old, c;
+static smhf_status reserve_rows(smhf_worker *worker, size_t more, smhf_error *err) {
+    size_t wanted = worker->rows + more, old = worker->row_capacity, capacity = old, c;
     if (wanted > old) {
         GROW(row_lengths, sizeof(int32_t));
         GROW(row_samples, sizeof(int32_t));
@@ -146,7 +104,7 @@ static void put_special(smhf_worker *worker, const smhf_template_piece *piece, u
 /* What became of a chunk: rows and tokens of a worker's buffers. */
 typedef struct chunk_rows {
     smhf_worker *worker; /* holds the error when `status` is not SMHF_OK */
-    size_t token, tokens, row, rows, truncated;
+    size_t token, tokens, row, rows, truncated, longest;
     smhf_status status;
 } chunk_rows;
 
@@ -168,11 +126,11 @@ static smhf_status put_row(const batch *b, smhf_worker *worker, size_t sample, w
                            window second, int truncated, smhf_error *err) {
     const smhf_template *template = b->template;
     size_t before = worker->tokens;
-    SMHF_TRY(reserve_row(worker, err));
+    SMHF_TRY(reserve_rows(worker, 1, err));
     SMHF_TRY(reserve_tokens(worker,
                             (first.end - first.begin) + (second.end - second.begin) +
                                 (size_t) template->specials,
-                            b->options->want, err));
+                            err));
     for (int i = 0; i < template->count; i++) {
         const smhf_template_piece *piece = &template->pieces[i];
         if (piece->sequence == 0) {
@@ -193,24 +151,6 @@ static smhf_status put_row(const batch *b, smhf_worker *worker, size_t sample, w
 }
 
 /* --- Truncation ------------------------------------------------------------------------------ */
-
-/* What longest_first leaves of both sides; on a tie the first one counts as the shorter. */
-static void longest_first(size_t limit, size_t *first, size_t *second) {
-    int swapped = *first > *second;
-    size_t s = swapped ? *second : *first;
-    size_t l;
-    if (s > limit) {
-        l = s;
-    } else {
-        l = (s > limit - s) ? s : limit - s;
-    }
-    if (s + l > limit) {
-        s = limit / 2;
-        l = s + limit % 2;
-    }
-    *first = swapped ? l : s;
-    *second = swapped ? s : l;
-}
 
 static smhf_status check_stride(size_t tokens, size_t kept, size_t stride, smhf_error *err) {
     if (kept < tokens && kept > 0 && stride >= kept) {
@@ -349,7 +289,14 @@ static smhf_worker *take_worker(batch *b) {
             }
         }
     }
-    return smhf_worker_acquire(b->tokenizer);
+    smhf_worker *worker = smhf_worker_acquire(b->tokenizer);
+    /* Which thread gets how much of a batch is chance. With room for all of it nobody ever has to
+     * allocate again; should there be none, the row that needs it will say so. */
+    if (worker != NULL) {
+        (void)!reserve_tokens(worker, atomic_load(&b->tokenizer->most_tokens), NULL);
+        (void)!reserve_rows(worker, atomic_load(&b->tokenizer->most_rows), NULL);
+    }
+    return worker;
 }
 
 /* There are at most as many workers as chunks: one place is free. */
@@ -380,6 +327,11 @@ static void encode_chunk(void *context, size_t begin, size_t end) {
         if (chunk->status != SMHF_OK) {
             return; /* the worker stays with the chunk, for its error */
         }
+    }
+    chunk->longest = 0;
+    for (size_t row = chunk->row; row < worker->rows; row++) {
+        size_t length = (size_t)worker->row_lengths[row];
+        chunk->longest = (length > chunk->longest) ? length : chunk->longest;
     }
     chunk->tokens = worker->tokens - chunk->token;
     chunk->rows = worker->rows - chunk->row;
@@ -451,6 +403,42 @@ typedef struct joiner {
     size_t token_at[MAX_CHUNKS], row_at[MAX_CHUNKS];
 } joiner;
 
+/* One row of both arrays, while its ids are near. */
+static void put_padded(const batch *b, smhf_encoding *out, size_t row, const int32_t *ids,
+                       size_t count) {
+    size_t width = out->longest, at = row * width, item_size = b->options->padded_item_size;
+    int left = b->options->pad_left;
+    if (item_size == 8) {
+        const smhf_lane *lane = b->tokenizer->rows;
+        lane->widen_row((int64_t *)out->padded_ids + at, ids, count, width, b->options->pad_id,
+                        left);
+        lane->mask_row((int64_t *)out->padded_mask + at, count, width, left);
+    } else {
+        int32_t *row_ids = (int32_t *)out->padded_ids + at;
+        int32_t *mask = (int32_t *)out->padded_mask + at;
+        size_t first = left ? width - count : 0;
+        for (size_t i = 0; i < width; i++) {
+            int inside = i - first < count;
+            row_ids[i] = inside ? ids[i - first] : (int32_t)b->options->pad_id;
+            mask[i] = inside;
+        }
+    }
+}
+
+static smhf_status new_padded(const batch *b, smhf_encoding *e, smhf_error *err) {
+    size_t bytes = b->options->padded_item_size;
+    if (smhf_mul_size(bytes, e->rows, &bytes) != 0 ||
+        smhf_mul_size(bytes, e->longest, &bytes) != 0) {
+        return smhf_fail_nomem(err, "padded rows", SIZE_MAX);
+    }
+    e->padded_ids = smhf_encoding_block_take(e, bytes);
+    e->padded_mask = smhf_encoding_block_take(e, bytes);
+    if (e->padded_ids == NULL || e->padded_mask == NULL) {
+        return smhf_fail_nomem(err, "padded rows", bytes);
+    }
+    return SMHF_OK;
+}
+
 static void join_chunk(void *context, size_t begin, size_t end) {
     const joiner *j = context;
     smhf_encoding *out = j->out;
@@ -480,11 +468,28 @@ static void join_chunk(void *context, size_t begin, size_t end) {
             memcpy(out->special_mask + at, w->special_mask + t, n);
         }
         for (size_t r = 0; r < chunk->rows; r++) {
+            int32_t length = w->row_lengths[chunk->row + r];
             out->cu_seqlens[row + r] = sum;
-            sum += w->row_lengths[chunk->row + r];
+            if (out->padded_ids != NULL) {
+                const int32_t *ids = (length > 0) ? w->ids + t + ((size_t)sum - at) : NULL;
+                put_padded(j->b, out, row + r, ids, (size_t)length);
+            }
+            sum += length;
             out->sample[row + r] = w->row_samples[chunk->row + r];
             out->truncated[row + r] = w->row_truncated[chunk->row + r];
         }
+    }
+}
+
+#define MOST_RESERVED ((size_t)1 << 18) /* tokens: 6 MB a worker */
+
+static void note_most(const batch *b, size_t tokens, size_t rows) {
+    smhf_tokenizer *tokenizer = (smhf_tokenizer *)b->tokenizer; /* two hints, no matter who wins */
+    if (tokens <= MOST_RESERVED && tokens > atomic_load(&tokenizer->most_tokens)) {
+        atomic_store(&tokenizer->most_tokens, tokens);
+    }
+    if (rows <= MOST_RESERVED && rows > atomic_load(&tokenizer->most_rows)) {
+        atomic_store(&tokenizer->most_rows, rows);
     }
 }
 
@@ -498,6 +503,7 @@ static smhf_status join(const batch *b, smhf_encoding **out, smhf_error *err) {
         tokens += b->chunks[slot].tokens;
         rows += b->chunks[slot].rows;
         truncated += b->chunks[slot].truncated;
+        longest = (b->chunks[slot].longest > longest) ? b->chunks[slot].longest : longest;
     }
     if (tokens > INT32_MAX || rows >= INT32_MAX) {
         return smhf_fail(err, SMHF_E_ARG,
@@ -505,19 +511,23 @@ static smhf_status join(const batch *b, smhf_encoding **out, smhf_error *err) {
                          "in smaller batches",
                          tokens, INT32_MAX);
     }
+    note_most(b, tokens, rows);
     SMHF_TRY(smhf_encoding_new(b->tokenizer->shelf, rows, tokens, b->options->want, &j.out, err));
+    j.out->longest = longest;
+    j.out->truncated_count = truncated;
+    if (b->options->padded_item_size != 0) {
+        smhf_status status = new_padded(b, j.out, err);
+        if (status != SMHF_OK) {
+            smhf_encoding_free(j.out);
+            return status;
+        }
+    }
     if (tokens < JOIN_ALONE) {
         join_chunk(&j, 0, b->chunk_count);
     } else {
         smhf_parallel_for(b->chunk_count, 4, join_chunk, &j);
     }
     j.out->cu_seqlens[rows] = (int32_t)tokens;
-    for (size_t r = 0; r < rows; r++) {
-        size_t length = (size_t)(j.out->cu_seqlens[r + 1] - j.out->cu_seqlens[r]);
-        longest = (length > longest) ? length : longest;
-    }
-    j.out->longest = longest;
-    j.out->truncated_count = truncated;
     *out = j.out;
     return SMHF_OK;
 }
@@ -551,6 +561,11 @@ smhf_status smhf_tokenizer_encode_batch(const smhf_tokenizer *tokenizer,
     b.chunk = (b.chunk < MIN_CHUNK) ? MIN_CHUNK : b.chunk;
     b.chunk_count = (count + b.chunk - 1) / b.chunk;
     SMHF_TRY(check_options(&b, &b.limit, err));
+    if (b.options->padded_item_size != 0 && b.options->padded_item_size != 4 &&
+        b.options->padded_item_size != 8) {
+        return smhf_fail(err, SMHF_E_ARG, "padded items of %zu bytes, expected 4 or 8",
+                         b.options->padded_item_size);
+    }
     /* A row cut on the right needs no more than one token beyond the cut. Pairs need both lengths:
      * which side gives way depends on them. */
     b.stop = SIZE_MAX;

@@ -12,7 +12,7 @@
 
 #include <string.h>
 
-#define SHELF_BLOCKS 8
+#define SHELF_BLOCKS 12
 #define SHELF_BYTES ((size_t)8 << 20) /* larger blocks are not kept */
 
 /* What stands before the bytes that a block is taken for; one cache line. */
@@ -149,5 +149,9 @@ smhf_status smhf_encoding_new(smhf_shelf *shelf, size_t rows, size_t tokens, uns
 }
 
 void smhf_encoding_free(smhf_encoding *encoding) {
+    if (encoding != NULL) {
+        smhf_encoding_block_give(encoding->padded_ids);
+        smhf_encoding_block_give(encoding->padded_mask);
+    }
     smhf_encoding_block_give(encoding);
 }

@@ -331,10 +331,11 @@ static smhf_status build(smhf_tokenizer *tokenizer, smhf_tokenizer_spec *spec,
     SMHF_TRY(smhf_matcher_build(&tokenizer->raw, tokenizer, 0, err));
     SMHF_TRY(smhf_matcher_build(&tokenizer->normalized, tokenizer, 1, err));
     SMHF_TRY(settle_shown(tokenizer, err));
+    tokenizer->rows = smhf_lane_pick();
     /* The quick way knows no tokens to be searched in normalized text, and takes a word of 16 bytes
      * for one that is short enough. */
     if (tokenizer->normalized.count == 0 && tokenizer->max_word_chars >= WORD_LONG_BYTES) {
-        tokenizer->lane = smhf_lane_pick();
+        tokenizer->lane = tokenizer->rows;
     }
 
     /* The model's own unknown token must be in the model; a role may be an added token. */

@@ -152,10 +152,15 @@ typedef struct smhf_encode_options {
     /* Texts already split into words: row r is texts[word_starts[r] .. word_starts[r + 1]), each
      * encoded alone, its index being the word id. NULL: texts are whole rows. */
     const size_t *word_starts, *pair_word_starts;
+    /* 4 or 8: padded_ids and padded_mask are made along with the rows, of items of so many bytes;
+     * 0: they are not. */
+    size_t padded_item_size;
+    int64_t pad_id;
+    int pad_left;
 } smhf_encode_options;
 
 #define SMHF_ENCODE_DEFAULTS                                                                       \
-    { 1, SMHF_TRUNCATE_NONE, 0, 0, 0, 0, 0u, 0, NULL, NULL }
+    { 1, SMHF_TRUNCATE_NONE, 0, 0, 0, 0, 0u, 0, NULL, NULL, 0, 0, 0 }
 
 typedef struct smhf_encoding {
     size_t rows;           /* overflow rows included */
@@ -171,6 +176,9 @@ typedef struct smhf_encoding {
     int32_t *sample;       /* [rows] index of the text that the row came from */
     uint8_t *truncated;    /* [rows] 1: tokens of that text were cut from its main row */
     size_t truncated_count; /* texts that lost tokens (counted without overflow rows) */
+    /* [rows][longest] ids with padding, and 1 for tokens, 0 for padding; or NULL. Blocks as of
+     * smhf_encoding_block_take: who takes one over sets it NULL. */
+    void *padded_ids, *padded_mask;
 } smhf_encoding;
 
 /* Encodes `count` texts (and their pairs, NULL without). All strings are read in place and only

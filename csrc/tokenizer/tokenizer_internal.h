@@ -199,12 +199,14 @@ struct smhf_tokenizer {
     smhf_matcher raw, normalized;
     smhf_template single, pair;
     const smhf_lane *lane; /* NULL: every text goes the long way */
+    const smhf_lane *rows; /* whose widen_row and mask_row are used */
     int has_decoder;
     smhf_bytes_view decoder_prefix;
     smhf_bytes_view role_tokens[SMHF_TOKEN_ROLES];
     smhf_tokenizer_info info;
     _Atomic(smhf_worker *) idle[SMHF_WORKER_CACHE]; /* lock-free, hence safe after fork */
     smhf_shelf *shelf;
+    _Atomic size_t most_tokens, most_rows; /* of a batch so far, within reason */
 };
 
 /* What files and options say, before anything is built. Views point into `arena`. */

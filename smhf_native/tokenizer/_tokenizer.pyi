@@ -73,6 +73,9 @@ class Tokenizer:
         word_starts: Any = None,
         pair_word_starts: Any = None,
         cls: None = None,
+        padded: int = 0,
+        pad_id: int = 0,
+        pad_left: bool = False,
     ) -> Encoding: ...
     @overload
     def encode(
@@ -91,6 +94,9 @@ class Tokenizer:
         word_starts: Any = None,
         pair_word_starts: Any = None,
         cls: type[_E],
+        padded: int = 0,
+        pad_id: int = 0,
+        pad_left: bool = False,
     ) -> _E: ...
     def plain(
         self, cls: type[_E], texts: Any, padded: bool, left: bool, pad_id: int, item_size: int, /

@@ -348,8 +348,12 @@ class Tokenizer:
         core = self._core
         want = _ALL if details else 0
         item_size = _item_size(dtype)
+        left = _is_left(padding_side or self.padding_side, "padding_side")
+        along: dict[str, Any] = {}
+        if (padding is True or padding == "longest") and pad_to_multiple_of is None:
+            along = {"padded": item_size, "pad_id": self._pad_id, "pad_left": left}
         try:
-            encoded = core.encode(rows, pairs, want=want, cls=Encoding, **arguments)
+            encoded = core.encode(rows, pairs, want=want, cls=Encoding, **arguments, **along)
         except (TypeError, ValueError) as failure:
             if is_split_into_words:
                 raise _of_words(failure, {"texts": starts, "pairs": pair_starts}) from None
@@ -360,7 +364,7 @@ class Tokenizer:
         encoded.layout(
             self._width(encoded.longest, padding, length, pad_to_multiple_of),
             self._pad_id,
-            _is_left(padding_side or self.padding_side, "padding_side"),
+            left,
             item_size,
         )
         encoded._want = want

@@ -531,24 +531,23 @@ static void test_out_of_memory(void) {
     CHECK(0);
 }
 
-/* Batches of one size, whatever their options, and arrays made of them: nothing is allocated. With
- * one thread, because which worker gets how many rows is chance with more: each then allocates
- * until it has once had the most. */
-static void test_steady_state(void) {
+/* Batches of one size, whatever their options, and arrays made of them: nothing is allocated once
+ * every thread has taken part. */
+static void check_steady(int on_threads, int warm) {
     enum { ROWS = 900 };
     smhf_tokenizer *tokenizer = make();
     smhf_text_view *texts = malloc(ROWS * sizeof *texts);
     smhf_error err = SMHF_ERROR_INIT;
     uint64_t before = 0;
     int threads = smhf_pool_threads();
-    smhf_pool_set_threads(1);
+    smhf_pool_set_threads(on_threads);
     for (int i = 0; i < ROWS; i++) {
         texts[i] = utf8(i % 3 ? "Hello, unaffable world e\xcc\x81" : "a b c \xe4\xb8\xad zzz");
     }
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < warm + 20; i++) {
         smhf_encode_options options = SMHF_ENCODE_DEFAULTS;
         smhf_encoding *one = NULL, *all = NULL;
-        if (i == 20) {
+        if (i == warm) {
             before = smhf_mem_count();
         }
         CHECK_OK(smhf_tokenizer_encode_batch(tokenizer, texts, NULL, 1, NULL, &one, &err), &err);
@@ -556,6 +555,7 @@ static void test_steady_state(void) {
         options.truncation = SMHF_TRUNCATE_LONGEST_FIRST;
         options.max_length = 7;
         options.overflow = i % 4 == 3;
+        options.padded_item_size = 8;
         CHECK_OK(smhf_tokenizer_encode_batch(tokenizer, texts, (i % 4) ? texts : NULL, ROWS,
                                              &options, &all, &err),
                  &err);
@@ -571,6 +571,49 @@ static void test_steady_state(void) {
     smhf_pool_set_threads(threads);
     smhf_tokenizer_free(tokenizer);
     free(texts);
+}
+
+static void test_steady_state(void) {
+    check_steady(1, 20);
+    check_steady(2, 400); /* the second thread must have come in time for a chunk once */
+}
+
+/* Arrays that are made along with the rows are those that smhf_encoding_fill makes. */
+static void test_padded_along(void) {
+    enum { ROWS = 300 };
+    smhf_tokenizer *tokenizer = make();
+    smhf_text_view texts[ROWS];
+    smhf_error err = SMHF_ERROR_INIT;
+    for (int i = 0; i < ROWS; i++) {
+        texts[i] = utf8(i % 5 ? (i % 2 ? "hello" : "") : "Hello, unaffable world");
+    }
+    for (int i = 0; i < 4; i++) {
+        smhf_encode_options options = SMHF_ENCODE_DEFAULTS;
+        smhf_encoding *e = NULL;
+        options.padded_item_size = (i & 1) ? 8 : 4;
+        options.pad_left = i >> 1;
+        options.pad_id = 77;
+        CHECK_OK(smhf_tokenizer_encode_batch(tokenizer, texts, NULL, ROWS, &options, &e, &err),
+                 &err);
+        size_t bytes = e->rows * e->longest * options.padded_item_size;
+        void *array = malloc(bytes);
+        CHECK_OK(smhf_encoding_fill(e, SMHF_FIELD_IDS, array, options.padded_item_size, e->longest,
+                                    77, options.pad_left, &err),
+                 &err);
+        CHECK(memcmp(array, e->padded_ids, bytes) == 0);
+        CHECK_OK(smhf_encoding_fill(e, SMHF_FIELD_ATTENTION_MASK, array, options.padded_item_size,
+                                    e->longest, 0, options.pad_left, &err),
+                 &err);
+        CHECK(memcmp(array, e->padded_mask, bytes) == 0);
+        free(array);
+        smhf_encoding_free(e);
+    }
+    smhf_encode_options wrong = SMHF_ENCODE_DEFAULTS;
+    smhf_encoding *none = NULL;
+    wrong.padded_item_size = 2;
+    CHECK_INT(smhf_tokenizer_encode_batch(tokenizer, texts, NULL, ROWS, &wrong, &none, &err),
+              SMHF_E_ARG);
+    smhf_tokenizer_free(tokenizer);
 }
 
 /* An encoding and its arrays may outlive the tokenizer; in the end nothing is left. */
@@ -598,14 +641,22 @@ static void test_blocks_outlive(void) {
 
 /* Later entries win, also where an id was given twice; every kind of key is found again. */
 static void test_keys(void) {
-    static const char *const texts[] = {"[UNK]", "[CLS]",
-                                        "[SEP]", "a",
-                                        "abcdefgh", "abcdefghi",
-                                        "abcdefghijklmnop", "abcdefghijklmnopq",
-                                        "##a", "##abcdefghijklmnopqrstu",
-                                        "##", "a.b",
-                                        "##a.b", "a",
-                                        "", "\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad"};
+    static const char *const texts[] = {"[UNK]",
+                                        "[CLS]",
+                                        "[SEP]",
+                                        "a",
+                                        "abcdefgh",
+                                        "abcdefghi",
+                                        "abcdefghijklmnop",
+                                        "abcdefghijklmnopq",
+                                        "##a",
+                                        "##abcdefghijklmnopqrstu",
+                                        "##",
+                                        "a.b",
+                                        "##a.b",
+                                        "a",
+                                        "",
+                                        "\xe4\xb8\xad\xe4\xb8\xad\xe4\xb8\xad"};
     enum { COUNT = sizeof texts / sizeof *texts };
     smhf_bytes_view tokens[COUNT], view;
     smhf_tokenizer *tokenizer = NULL;
@@ -726,6 +777,7 @@ int main(void) {
     RUN(test_train);
     RUN(test_out_of_memory);
     RUN(test_steady_state);
+    RUN(test_padded_along);
     RUN(test_blocks_outlive);
     RUN(test_keys);
     RUN(test_threads);

@@ -4,7 +4,7 @@
  * second byte choose options. What is accepted must keep the promises of tokenizer.h.
  */
 #include "common/mem.h"
-#include "tokenizer/tokenizer.h"
+#include "tokenizer/tokenizer_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -67,8 +67,52 @@ static void require_same(const smhf_encoding *one, const smhf_encoding *two) {
     require(memcmp(one->cu_seqlens, two->cu_seqlens, (one->rows + 1) * sizeof *one->ids) == 0);
 }
 
-static void encode_text(const smhf_tokenizer *tokenizer, const uint8_t *data, size_t size,
-                        unsigned choice) {
+/* A padded row of items of `size` bytes is the row, then padding, or the other way round. */
+static void require_padded(const smhf_encoding *e, size_t row, size_t size, int left) {
+    size_t begin = (size_t)e->cu_seqlens[row], count = (size_t)e->cu_seqlens[row + 1] - begin;
+    size_t first = left ? e->longest - count : 0;
+    for (size_t i = 0; i < e->longest; i++) {
+        size_t at = row * e->longest + i;
+        int inside = i >= first && i - first < count;
+        int64_t id = (size == 8) ? ((int64_t *)e->padded_ids)[at] : ((int32_t *)e->padded_ids)[at];
+        int64_t mask =
+            (size == 8) ? ((int64_t *)e->padded_mask)[at] : ((int32_t *)e->padded_mask)[at];
+        require(id == (inside ? e->ids[begin + i - first] : -7) && mask == inside);
+    }
+}
+
+/* The same text three times by the way of large vocabularies, which looks at the next row early. */
+static void encode_large(const smhf_tokenizer *large, const smhf_text_view *text, int paired,
+                         smhf_encode_options options, const smhf_encoding *one) {
+    smhf_text_view rows[3] = {*text, *text, *text};
+    smhf_encoding *all = NULL;
+    options.padded_item_size = (text->length & 1) ? 8 : 4;
+    options.pad_left = (int)(text->length >> 1 & 1);
+    options.pad_id = -7;
+    smhf_status status =
+        smhf_tokenizer_encode_batch(large, rows, paired ? rows : NULL, 3, &options, &all, NULL);
+    require((status == SMHF_OK) == (one != NULL));
+    if (one == NULL) {
+        return;
+    }
+    require(all->tokens == 3 * one->tokens && all->rows == 3 * one->rows);
+    for (size_t i = 0; i < 3; i++) {
+        size_t at = i * one->tokens;
+        require(memcmp(all->ids + at, one->ids, one->tokens * sizeof *one->ids) == 0);
+        if (all->offsets != NULL) {
+            require(memcmp(all->offsets + 2 * at, one->offsets,
+                           2 * one->tokens * sizeof *one->ids) == 0);
+            require(memcmp(all->word_ids + at, one->word_ids, one->tokens * sizeof *one->ids) == 0);
+        }
+    }
+    for (size_t row = 0; row < all->rows; row++) {
+        require_padded(all, row, options.padded_item_size, options.pad_left);
+    }
+    smhf_encoding_free(all);
+}
+
+static void encode_text(const smhf_tokenizer *tokenizer, const smhf_tokenizer *large,
+                        const uint8_t *data, size_t size, unsigned choice) {
     smhf_encode_options options = SMHF_ENCODE_DEFAULTS;
     smhf_error err = SMHF_ERROR_INIT;
     smhf_encoding *one = NULL, *two = NULL, *plain = NULL;
@@ -113,6 +157,8 @@ static void encode_text(const smhf_tokenizer *tokenizer, const uint8_t *data, si
         smhf_status third =
             smhf_tokenizer_encode_batch(tokenizer, texts + 1, pairs, 1, &options, &plain, &err);
         require(first == third);
+        options.want = (choice & 1) ? SMHF_WANT_ALL : 0;
+        encode_large(large, texts + 1, pairs != NULL, options, one);
         free(narrow);
     }
     if (one != NULL) {
@@ -184,16 +230,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         train(body.data, body.size);
     } else {
         /* Making one takes longer than most inputs, so the 16 option sets are kept. */
-        static smhf_tokenizer *kept[16];
-        smhf_tokenizer **made = &kept[data[0] & 15];
+        static smhf_tokenizer *kept[16][2];
+        smhf_tokenizer **made = kept[data[0] & 15];
         smhf_tokenizer_options options = SMHF_TOKENIZER_DEFAULTS;
         options.do_lower_case = data[0] & 1;
         options.strip_accents = (data[0] >> 1) & 1;
         options.tokenize_chinese_chars = (data[0] >> 2) & 1;
         options.clean_text = (data[0] >> 3) & 1;
-        require(*made != NULL || smhf_tokenizer_from_vocab(smhf_bytes_from_string(VOCAB), &options,
-                                                           made, &err) == SMHF_OK);
-        encode_text(*made, data + 2, size - 2, (unsigned)data[1] | (data[0] >> 4) << 8);
+        for (int large = 0; large < 2 && made[large] == NULL; large++) {
+            require(smhf_tokenizer_from_vocab(smhf_bytes_from_string(VOCAB), &options, &made[large],
+                                              &err) == SMHF_OK);
+            made[large]->vocab.large = large;
+        }
+        encode_text(made[0], made[1], data + 2, size - 2, (unsigned)data[1] | (data[0] >> 4) << 8);
         return 0;
     }
     require(smhf_mem_live() == live);
