@@ -301,6 +301,7 @@ smhf_status smhf_model_set_precision(smhf_model *model, const char *precision, s
     writer_begin(model);
     smhf_network_options options = model->options;
     smhf_status status = choose_precision(model->dev, name, &options, err);
+    options.uses &= ~SMHF_WEIGHT_REST;
     if (status == SMHF_OK && options.compute == SMHF_DTYPE_I8) {
         options.uses = uses_of(model, SMHF_DTYPE_I8);
         if (model->trainers > 0) {

@@ -117,6 +117,10 @@ def test_ties_are_a_rows_own_business(tmp_path: Path, problem: str) -> None:
     low = model(ids, mask)
     alone = np.concatenate([model(ids[i : i + 1, :n], mask[i : i + 1, :n]) for i, n in enumerate(lengths)])
     assert np.array_equal(low, alone)
+    model.set_precision("fp32")
+    assert np.array_equal(model(ids, mask), exact)
+    model.set_precision("bf16")
+    assert np.array_equal(model(ids, mask), Model.from_pretrained(tmp_path, precision="bf16")(ids, mask))
     best = np.sort(exact, 1)
     margin = np.abs(exact).min(1) if problem.startswith("multi") else best[:, -1] - best[:, -2]
     error = np.abs(low - exact).max(1)
