@@ -20,8 +20,7 @@
 #define A_GAP 16              /* floats between copied rows: keeps them out of one cache set */
 #define TASKS_MOST 8          /* for each thread */
 #define PANELS_AT_ONCE 4      /* 384 KiB in the second cache */
-
-#define KEEP_AFTER 4 /* forward products of one generation before panels are kept */
+#define KEEP_AFTER 4          /* forward products of one generation before panels are kept */
 
 typedef struct f32_task {
     cpu_product p;
@@ -194,8 +193,9 @@ static int32_t choose_tasks(f32_task *task) {
     blocks = ceil_div(p->m, task->block_rows);
     int32_t strips = ceil_div(wanted, blocks);
     task->strip = ceil_div(task->panel_count, strips);
-    if (task->strip > PANELS_AT_ONCE ||
-        task->panel_count * blocks >= 3 * PANELS_AT_ONCE * smhf_pool_threads()) {
+    int32_t fours = task->panel_count * blocks / PANELS_AT_ONCE;
+    if (wanted > 3 * smhf_pool_threads() &&
+        (task->strip > PANELS_AT_ONCE || fours >= 3 * smhf_pool_threads())) {
         task->strip = PANELS_AT_ONCE; /* three tasks a thread or more */
     }
     task->strip = task->strip > narrowest ? task->strip : narrowest;
