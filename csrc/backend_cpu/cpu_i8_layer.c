@@ -7,9 +7,11 @@
 #include "backend_cpu/cpu_i8_layer.h"
 #include "common/pool.h"
 
-#define BLOCK_BYTES ((size_t)900 << 10) /* of one block's scratch: most of a second-level cache */
-#define BLOCK_LEAST 12                  /* rows; fewer for each thread run faster panel by panel */
-#define ROWS_PADDED 32                  /* tiles of `whole` kernels read that many */
+/* Of one block's scratch. A little more than a second-level cache: taller blocks read the weights
+ * less often, and what lies between is read once, in order. */
+#define BLOCK_BYTES ((size_t)1300 << 10)
+#define BLOCK_LEAST 12 /* rows; fewer for each thread run faster panel by panel */
+#define ROWS_PADDED 32 /* tiles of `whole` kernels read that many */
 
 typedef struct tail_task {
     cpu_i8_tail tail;
