@@ -56,23 +56,32 @@ static __device__ __forceinline__ head_range head_of(const attention_view<T> &a,
     return r;
 }
 
-/* Rows first .. first + ATT_TILE of one head into shared memory [ATT_TILE][SIZE + 1]; what lies
- * behind the sequence or the head is 0. */
-template <typename T, int SIZE>
-static __device__ __forceinline__ void load_tile(float *tile, cuda_rows<const T> x,
-                                                 const head_range &r, int first, int D) {
+/* The block's threads read rows first .. first + ROWS of one head, four columns at a time, and hand
+ * each element to put(row, column, value); what lies behind the sequence or the head is 0. */
+template <int ROWS, int SIZE, typename T, typename Put>
+static __device__ __forceinline__ void read_tile(cuda_rows<const T> x, const head_range &r,
+                                                 int first, int D, Put put) {
     const T *data = x.data + (int64_t)r.first * x.ld + r.column;
     const bool aligned = four_aligned(data, x.ld);
-    for (int i = threadIdx.x; i < ATT_TILE * (SIZE / 4); i += ATT_THREADS) {
+    for (int i = threadIdx.x; i < ROWS * (SIZE / 4); i += ATT_THREADS) {
         const int row = i / (SIZE / 4), group = i % (SIZE / 4);
         float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         if (first + row < r.length && group * 4 < D) {
             load_four(v, data + (first + row) * x.ld, group, D, aligned);
         }
         for (int j = 0; j < 4; j++) {
-            tile[row * (SIZE + 1) + group * 4 + j] = v[j];
+            put(row, group * 4 + j, v[j]);
         }
     }
+}
+
+/* A tile in shared memory, [ATT_TILE][SIZE + 1]. */
+template <typename T, int SIZE>
+static __device__ __forceinline__ void load_tile(float *tile, cuda_rows<const T> x,
+                                                 const head_range &r, int first, int D) {
+    read_tile<ATT_TILE, SIZE>(x, r, first, D, [=](int row, int column, float value) {
+        tile[row * (SIZE + 1) + column] = value;
+    });
 }
 
 template <int SIZE>

@@ -11,30 +11,20 @@
 #define MMA_LD (MMA_TILE + MMA_PAD)
 #define MMA_COLS (MMA_TILE / 8) /* columns of a tile, in eights */
 
-/* Rows first .. first + 64 of one head: tile [64][SIZE + 8] and, where asked, turned [SIZE][72].
- * What lies behind the sequence is 0. */
+/* Rows first .. first + 64 of one head: tile [64][SIZE + 8] and, where asked, turned [SIZE][72]. */
 template <int SIZE>
 static __device__ __forceinline__ void load_tile_mma(bf16 *tile, bf16 *turned,
                                                      cuda_rows<const bf16> x, const head_range &r,
                                                      int first) {
-    const bf16 *data = x.data + (int64_t)r.first * x.ld + r.column;
-    const bool aligned = four_aligned(data, x.ld);
-    for (int i = threadIdx.x; i < MMA_TILE * (SIZE / 4); i += ATT_THREADS) {
-        const int row = i / (SIZE / 4), group = i % (SIZE / 4);
-        float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (first + row < r.length) {
-            load_four(v, data + (first + row) * x.ld, group, SIZE, aligned);
+    read_tile<MMA_TILE, SIZE>(x, r, first, SIZE, [=](int row, int column, float v) {
+        const bf16 value = __float2bfloat16_rn(v);
+        if (tile != NULL) {
+            tile[row * (SIZE + MMA_PAD) + column] = value;
         }
-        for (int j = 0; j < 4; j++) {
-            const bf16 value = __float2bfloat16_rn(v[j]);
-            if (tile != NULL) {
-                tile[row * (SIZE + MMA_PAD) + group * 4 + j] = value;
-            }
-            if (turned != NULL) {
-                turned[(group * 4 + j) * MMA_LD + row] = value;
-            }
+        if (turned != NULL) {
+            turned[column * MMA_LD + row] = value;
         }
-    }
+    });
 }
 
 /* A's registers: rows row0 .. row0 + 16 of a tile, columns k0 .. k0 + 16. */

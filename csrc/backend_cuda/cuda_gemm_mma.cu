@@ -19,14 +19,10 @@
 #define WARP_M 64
 #define WARP_N 32
 
-typedef struct mma_view {
+struct mma_view : product_view {
     const bf16 *a, *b; /* [M, K], [N, K] */
-    int64_t lda, ldb, ld_out, ld_pre;
-    int M, N, K;
-    const float *bias; /* NULL: none */
-    int wide;          /* wide: rows of results are whole 16-byte words */
-    cuda_pack pack;
-} mma_view;
+    int64_t lda, ldb;
+};
 
 /* Rows row0 .. + 128, columns k0 .. + 32 of x [rows, K] under way into `tile`. */
 static __device__ __forceinline__ void load_stage(bf16 *tile, const bf16 *x, int64_t ld, int rows,
@@ -118,19 +114,8 @@ int cuda_gemm_mma_fits(const cuda_gemm *g, int act) {
 }
 
 void cuda_gemm_mma(cuda_device *cuda, const cuda_gemm *g, const cuda_epilogue *e) {
-    mma_view view;
-    view.a = (const bf16 *)g->a;
-    view.b = (const bf16 *)g->b;
-    view.lda = g->lda;
-    view.ldb = g->ldb;
-    view.ld_out = g->ldd;
-    view.ld_pre = e->ld_pre;
-    view.M = g->M;
-    view.N = g->N;
-    view.K = g->K;
-    view.bias = e->bias;
-    view.wide = cuda_gemm_wide(g, e);
-    view.pack = e->pack;
+    const mma_view view = {product_view_of(g, e), (const bf16 *)g->a, (const bf16 *)g->b, g->lda,
+                           g->ldb};
     const dim3 grid((unsigned)cuda_blocks(g->N, TILE_N), (unsigned)cuda_blocks(g->M, TILE_M));
     const size_t shared = (size_t)STAGES * (TILE_M + TILE_N) * PITCH * sizeof(bf16);
     CUDA_DTYPE(g->out, D, {

@@ -21,14 +21,6 @@
 #define THREADS (3 * GROUP)
 #define STAGE_BYTES ((TILE_M + TILE_N) * TILE_ROW_BYTES)
 
-typedef struct sm90a_view {
-    int64_t ld_out, ld_pre;
-    int M, N, K;
-    const float *bias;
-    int wide;
-    cuda_pack pack;
-} sm90a_view;
-
 /* Where in the ring somebody is. */
 typedef struct ring_place {
     int stage;
@@ -99,7 +91,7 @@ static __device__ __forceinline__ void multiply_tile(float d[96], const ring &r,
 template <typename D, int ACT>
 __global__ void __launch_bounds__(THREADS, 1)
     gemm_sm90a_kernel(D *out, D *pre, const __grid_constant__ cuda_tile_map a,
-                      const __grid_constant__ cuda_tile_map b, sm90a_view g) {
+                      const __grid_constant__ cuda_tile_map b, product_view g) {
     CUDA_SHARED(unsigned char, shared);
     ring r;
 #if defined(__CUDACC__)
@@ -208,15 +200,7 @@ int cuda_gemm_sm90a_fits(const cuda_device *cuda, const cuda_gemm *g, int act) {
 
 void cuda_gemm_sm90a(cuda_device *cuda, const cuda_gemm *g, const cuda_epilogue *e) {
     cuda_tile_map a, b;
-    sm90a_view view;
-    view.ld_out = g->ldd;
-    view.ld_pre = e->ld_pre;
-    view.M = g->M;
-    view.N = g->N;
-    view.K = g->K;
-    view.bias = e->bias;
-    view.wide = cuda_gemm_wide(g, e);
-    view.pack = e->pack;
+    const product_view view = product_view_of(g, e);
     if (!map_of(cuda, &a, g->a, g->lda, g->M, g->K, TILE_M) ||
         !map_of(cuda, &b, g->b, g->ldb, g->N, g->K, TILE_N)) {
         return;

@@ -100,4 +100,17 @@ static inline int cuda_gemm_wide(const cuda_gemm *g, const cuda_epilogue *e) {
            (e->pre == NULL || whole_words(e->pre, e->ld_pre));
 }
 
+/* A product as kernels see it, apart from where they find the operands. */
+struct product_view {
+    int64_t ld_out, ld_pre;
+    int M, N, K;
+    const float *bias; /* NULL: none */
+    int wide;          /* rows of results are whole 16-byte words */
+    cuda_pack pack;
+};
+
+static inline product_view product_view_of(const cuda_gemm *g, const cuda_epilogue *e) {
+    return {g->ldd, e->ld_pre, g->M, g->N, g->K, e->bias, cuda_gemm_wide(g, e), e->pack};
+}
+
 #endif
