@@ -145,7 +145,7 @@ def test_out_of_memory_is_an_error_with_numbers(environment: dict[str, str]) -> 
 def test_a_broken_device_does_not_end_python(environment: dict[str, str]) -> None:
     command = [sys.executable, "-c", TROUBLE, "4", "ends"]
     result = subprocess.run(
-        command, env=environment | {"SMHF_CUDA_HOST_FAULT": "20"}, capture_output=True, text=True, check=False
+        command, env=environment | {"SMHF_CUDA_HOST_FAULT": "60"}, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     said, shape = result.stdout.splitlines()
