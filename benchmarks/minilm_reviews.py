@@ -9,8 +9,8 @@ Every slice is a process of its own and a JSON line in FILE (``--results``, defa
 the study can be done in pieces; of a slice that was run twice the last one counts.  Both trainers get the same
 rows, order of columns and settings: 1 epoch of the 3,600 rows of train.csv in batches of 16, AdamW with 1e-4 and
 weight decay 0.01, linear after 10 % warm-up, dropout 0.1, texts cut at 256 tokens; the 928 rows of validate.csv
-are held out.  Hugging Face's runs as fast as it can: padding to the longest row of a batch, rows of like length
-together (``group_by_length``).  Ours takes batches in the order of the shuffle, which needs no grouping.
+are held out.  Both take batches in the order of a shuffle.  Timed alone, Hugging Face's runs as fast as it can:
+padding to the longest row of a batch, rows of like length together (``group_by_length``), which ours does not need.
 
 Each fine-tuned model, whoever trained it, is then labelled by our engine in fp32, bf16 and int8: agreement is the
 share of held-out rows whose label equals fp32's, the drop is in points of accuracy.
@@ -80,8 +80,9 @@ def train(engine: str, seed: int, rows: int | None) -> dict[str, Any]:
     if engine == "ours":
         import smhf_native.compat  # noqa: F401  transformers and datasets are the mirrors from here on
     else:
-        settings |= {"use_cpu": True, "report_to": "none", "train_sampling_strategy": "group_by_length"}
-        settings |= {"dataloader_pin_memory": False}
+        settings |= {"use_cpu": True, "report_to": "none", "dataloader_pin_memory": False}
+        if rows is not None:
+            settings["train_sampling_strategy"] = "group_by_length"
     import transformers
     from datasets import load_dataset
 
